@@ -4,4 +4,27 @@
 the command line come with the extra ``holdfast[server]``.
 """
 
+from holdfast.core.drain import Drain, current_drain
+from holdfast.core.errors import (
+    BootError,
+    CallCancelled,
+    ConfigError,
+    DeadlineExceeded,
+    Draining,
+    HoldfastError,
+    Rejected,
+)
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Drain",
+    "current_drain",
+    "HoldfastError",
+    "ConfigError",
+    "BootError",
+    "CallCancelled",
+    "Rejected",
+    "Draining",
+    "DeadlineExceeded",
+]

@@ -1,0 +1,325 @@
+"""The HTTP engine: accepts, sweeps deadlines, and drains without losing a request."""
+
+import asyncio
+import errno
+import logging
+import random
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from holdfast.core.clock import SYSTEM, Clock
+from holdfast.core.drain import Drain
+from holdfast.server.http.migration import receive_connection
+from holdfast.server.http.protocol import HttpProtocol
+from holdfast.server.http.settings import HttpSettings
+from holdfast.server.http.state import EngineState, Listening
+from holdfast.server.http.websocket import WebSocketProtocol
+
+logger = logging.getLogger("holdfast.http")
+
+TICK = 0.25
+"""Seconds between sweeps; the exactness of every deadline of a connection."""
+ACCEPTS_PER_WAKE = 16
+"""Connections taken at one wake-up, so that a burst spreads over the workers."""
+DRAIN_STEP = 0.005
+"""Seconds between two tries to hand over the connections that could not go at once."""
+STEPS_PER_TURN = 64
+"""Connections handed over before those that are still busy get their turn of the loop."""
+CANCEL_LIMIT = 1.0
+"""What an app has to react to its cancellation at the drain limit."""
+RESERVED_DESCRIPTORS = 64
+"""Descriptors kept free for the app's own files when the number of connections follows from the limit."""
+DEFAULT_CONNECTIONS = 65536
+_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class DrainReport(msgspec.Struct, frozen=True):
+    """How a drain went: connections handed over, and what had to be cut at the limit."""
+
+    migrated: int
+    cut_requests: tuple[str, ...] = ()
+    cut_connections: int = 0
+
+
+class HttpEngine:
+    """Serves one ASGI app on listening sockets that it does not own, within one event loop.
+
+    ``start`` begins to accept, ``drain`` ends every connection as gently as its limit allows, ``stop`` cuts
+    what is left. The listeners stay open for others: the engine closes only this process's copies.
+    """
+
+    name = "http"
+
+    def __init__(
+        self,
+        app: Any,
+        listeners: Sequence[Listening],
+        settings: HttpSettings,
+        *,
+        drain: Drain | None = None,
+        intake: tuple[socket.socket, socket.socket] | None = None,
+        clock: Clock = SYSTEM,
+        rng: random.Random | None = None,
+    ) -> None:
+        """``intake`` is the (receiving, sending) pair through which workers hand connections to each other."""
+        self.listeners = {listening.id: listening for listening in listeners}
+        self.settings = settings
+        self.state = EngineState(settings, drain or Drain(), intake[1] if intake else None)
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._intake = intake[0] if intake else None
+        self._config = _configure(app, settings)
+        self._limit = settings.max_connections or _descriptor_limit()
+        self._attaching: set[asyncio.Task[None]] = set()
+        self._accepting = False
+        self._full = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self._date_due = 0.0
+
+    # -- life
+
+    async def start(self, app_state: dict[str, Any] | None = None) -> None:
+        """Begin to accept. ``app_state`` is what the lifespan left for requests."""
+        self._loop = asyncio.get_running_loop()
+        self.state.app_state = app_state or {}
+        self._tick()
+        self._accepting = True
+        self._watch_sockets()
+
+    def lame_duck(self) -> None:
+        """Go on accepting and answering, and tell every client to open its next connection elsewhere."""
+        self.state.closing = True
+
+    async def drain(self, within: float, *, migrate: bool, idle_grace: float, reason: str = "reload") -> DrainReport:
+        """End every connection, within ``within`` seconds; requests that are not done then are cancelled.
+
+        With ``migrate`` idle connections go to the workers that read the intake, unread bytes and all. What cannot
+        go stays until its next request, which is answered with ``Connection: close``, or for ``idle_grace`` seconds.
+        A cancellation of this call leaves the engine draining; ``stop`` then ends it.
+        """
+        state = self.state
+        loop = self._loop
+        deadline = loop.time() + within
+        state.closing = True
+        state.migrating = migrate
+        self._take_what_waits(migrate)
+        self._unwatch_sockets()
+        self._accepting = False
+        for listening in self.listeners.values():
+            listening.sock.close()  # never shutdown(): the socket is shared with the other workers
+        if self._attaching:
+            await asyncio.wait(self._attaching, timeout=within)
+        state.draining = True
+        state.drain.begin(reason)
+        self._tell_streams(within)
+        idle_until = loop.time() + min(idle_grace, within)
+        for position, connection in enumerate(self._connections()):
+            if isinstance(connection, HttpProtocol) and not connection.busy:
+                connection.deadline = min(connection.deadline, idle_until)
+                connection.drain_step()
+                if position % STEPS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        while (state.connections or state.in_flight) and loop.time() < deadline:
+            for connection in list(state.moving):
+                connection.drain_step()
+            await asyncio.sleep(DRAIN_STEP)
+        return await self._cut()
+
+    async def stop(self) -> None:
+        """Cut what is left and stop sweeping. Safe to call more than once."""
+        if self._accepting:
+            self._unwatch_sockets()
+            self._accepting = False
+        for task in self._attaching:
+            task.cancel()
+        await self._cut()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+
+    # -- accepting
+
+    def _watch_sockets(self) -> None:
+        for listening in self.listeners.values():
+            self._loop.add_reader(listening.sock.fileno(), self._accept, listening)
+        if self._intake is not None:
+            self._loop.add_reader(self._intake.fileno(), self._take_in)
+
+    def _unwatch_sockets(self) -> None:
+        for listening in self.listeners.values():
+            if listening.sock.fileno() >= 0:
+                self._loop.remove_reader(listening.sock.fileno())
+        if self._intake is not None:
+            self._loop.remove_reader(self._intake.fileno())
+
+    def _accept(self, listening: Listening, most: int = ACCEPTS_PER_WAKE) -> int:
+        for taken in range(most):
+            if self._at_limit():
+                return taken
+            try:
+                sock, _ = listening.sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return taken
+            except OSError as exc:
+                if exc.errno not in _OUT_OF_RESOURCES:
+                    raise
+                logger.error("no connection can be accepted for now: %s", exc)
+                self._pause_accepting()
+                return taken
+            sock.setblocking(False)
+            self._attach(sock, listening)
+        return most
+
+    def _take_in(self, most: int = ACCEPTS_PER_WAKE) -> int:
+        assert self._intake is not None
+        for taken in range(most):
+            if self._at_limit():
+                return taken
+            received = receive_connection(self._intake)
+            if received is None:
+                return taken
+            listener, sock = received
+            listening = self.listeners.get(listener) or next(iter(self.listeners.values()))
+            self._attach(sock, listening)
+        return most
+
+    def _take_what_waits(self, migrate: bool) -> None:
+        """The last look at the queues. With a successor what waits there is the successor's."""
+        if migrate or not self._accepting:
+            return
+        for listening in self.listeners.values():
+            while self._accept(listening) == ACCEPTS_PER_WAKE:
+                pass
+        while self._intake is not None and self._take_in() == ACCEPTS_PER_WAKE:
+            pass
+
+    def _attach(self, sock: socket.socket, listening: Listening) -> None:
+        self.state.accepted += 1
+        task = self._loop.create_task(self._connect(sock, listening))
+        self._attaching.add(task)
+        task.add_done_callback(self._attaching.discard)
+
+    async def _connect(self, sock: socket.socket, listening: Listening) -> None:
+        def make_protocol() -> HttpProtocol:
+            return HttpProtocol(self._config, self.state, listening.id, self._loop)
+
+        limit = self.settings.handshake_timeout if listening.tls else None
+        try:
+            await self._loop.connect_accepted_socket(
+                make_protocol, sock, ssl=listening.tls, ssl_handshake_timeout=limit
+            )
+        except (OSError, asyncio.TimeoutError) as exc:  # the peer's fault: gone, or no TLS
+            logger.debug("a connection ended before it began: %r", exc)
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+
+    def _at_limit(self) -> bool:
+        if len(self.state.connections) + len(self._attaching) < self._limit:
+            return False
+        if not self._full:
+            logger.warning("%d connections are open, further ones wait in the kernel's queue", self._limit)
+        self._pause_accepting()
+        return True
+
+    def _pause_accepting(self) -> None:
+        """Until the next sweep. A readable listener that nobody accepts from would keep the loop spinning."""
+        if not self._full:
+            self._full = True
+            self._unwatch_sockets()
+
+    # -- the sweep
+
+    def _tick(self) -> None:
+        state = self.state
+        now = state.now = self._loop.time()
+        if now >= self._date_due:
+            self._date_due = now + 1.0
+            state.set_date(self._clock.wall())
+        for connection in self._connections():
+            if connection.deadline < now:
+                connection.on_deadline()
+        if self._full and len(state.connections) < self._limit and self._accepting:
+            self._full = False
+            self._watch_sockets()
+        self._ticker = self._loop.call_later(TICK, self._tick)
+
+    def _connections(self) -> list[HttpProtocol | WebSocketProtocol]:
+        return cast(list[HttpProtocol | WebSocketProtocol], list(self.state.connections))
+
+    # -- ending
+
+    def _tell_streams(self, within: float) -> None:
+        """WebSockets and event streams have a moment for last messages, then close, not all at the same instant."""
+        settings = self.settings
+        spread = min(settings.stream_spread, max(0.0, within - settings.stream_grace - settings.close_timeout))
+        for connection in self._connections():
+            delay = min(settings.stream_grace, within / 2) + self._rng.random() * spread
+            if isinstance(connection, WebSocketProtocol):
+                connection.begin_drain(delay)
+            elif connection.active is not None and connection.active.event_stream:
+                self._loop.call_later(delay, connection.active.end_stream)
+
+    async def _cut(self) -> DrainReport:
+        state = self.state
+        names = [f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in state.cycles.values()]
+        tasks = {*state.cycles, *state.tasks}
+        for task in tasks:
+            task.cancel("the drain limit was reached")
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_LIMIT)
+        left = self._connections()
+        for connection in left:
+            if connection.transport.get_write_buffer_size():
+                connection.transport.abort()
+            else:
+                connection.transport.close()
+        if left:
+            await asyncio.sleep(0)  # lets the loop close them
+        return DrainReport(state.migrated, tuple(names), len(left))
+
+
+def _configure(app: Any, settings: HttpSettings) -> Config:
+    """uvicorn's Config, filled in rather than loaded: ``load`` would import, and call, the app."""
+    if settings.trusted_proxies:
+        app = ProxyHeadersMiddleware(app, trusted_hosts=list(settings.trusted_proxies))
+    config = Config(
+        app,
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        log_config=None,
+        lifespan="off",
+        interface="asgi3",
+        root_path=settings.root_path,
+        ws_max_size=settings.ws_max_size,
+        ws_ping_interval=settings.ws_ping_interval or None,
+        ws_ping_timeout=settings.ws_ping_timeout or None,
+        workers=1,
+    )
+    config.loaded_app = app
+    config.http_protocol_class = HttpProtocol
+    config.ws_protocol_class = WebSocketProtocol
+    config.encoded_headers = []
+    config.ssl = None
+    config.loaded = True
+    return config
+
+
+def _descriptor_limit() -> int:
+    if sys.platform == "win32":
+        return DEFAULT_CONNECTIONS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return DEFAULT_CONNECTIONS
+    return max(1, min(DEFAULT_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
+
+

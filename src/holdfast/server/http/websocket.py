@@ -1,0 +1,81 @@
+"""A WebSocket connection that says goodbye properly."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
+
+from holdfast.server.http.state import EngineState
+
+SERVICE_RESTART = 1012
+"""Close code 1012, "service restart" (IANA WebSocket close code registry): the client should reconnect."""
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol with a close that waits for the peer's half, within a limit."""
+
+    deadline = float("inf")  # the sweep passes over it: pings find a dead peer
+    busy = True
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: EngineState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.state = server_state
+        self.close_timeout = server_state.settings.close_timeout
+        self.leaving: asyncio.TimerHandle | None = None
+        self.left = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.state.draining:
+            self.begin_drain(self.state.settings.stream_grace)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.leaving is not None:
+            self.leaving.cancel()
+        super().connection_lost(exc)
+
+    def begin_drain(self, delay: float) -> None:
+        """Close with 1012 after ``delay`` seconds, unless the app or the peer closes first."""
+        if self.leaving is None:
+            self.leaving = self.loop.call_later(delay, self.go_away)
+
+    def go_away(self) -> None:
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.left = True
+        if not self.handshake_complete:
+            if self.handshake_initiated:
+                self.conn.send_response(self.conn.reject(HTTPStatus.SERVICE_UNAVAILABLE, "draining"))
+                self.transport.write(b"".join(self.conn.data_to_send()))
+            self.handshake_complete = True
+            self.close_sent = True
+            self.transport.close()
+            return
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": SERVICE_RESTART, "reason": "service restart"})
+        if self.conn.state is State.OPEN:
+            self.conn.send_close(SERVICE_RESTART, "service restart")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
+    async def send(self, message: Any) -> None:
+        if self.left:
+            raise ClientDisconnected
+        await super().send(message)
+
+    def on_deadline(self) -> None:
+        """Never due."""
