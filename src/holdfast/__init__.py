@@ -14,6 +14,8 @@ from holdfast.core.errors import (
     HoldfastError,
     Rejected,
 )
+from holdfast.service.health import HealthReport
+from holdfast.service.service import Service
 
 __version__ = "0.1.0"
 
@@ -27,4 +29,6 @@ __all__ = [
     "Rejected",
     "Draining",
     "DeadlineExceeded",
+    "Service",
+    "HealthReport",
 ]

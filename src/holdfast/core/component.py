@@ -18,4 +18,4 @@ class Component(Protocol):
         """
 
     async def stop(self) -> None:
-        """Return when everything it held is given back. Called again, or before ``start``, it does nothing."""
+        """Return when everything it held is given back. Before ``start`` or a second time it does nothing."""

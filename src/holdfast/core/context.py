@@ -1,6 +1,6 @@
 """What belongs to the call at hand and travels with it: deadline, cancellation, baggage.
 
-It is one immutable value in one ``contextvars`` variable. Tasks and ``asyncio.to_thread`` copy it, so a thread
+It is one immutable value in one ``contextvars`` variable. Tasks and ``asyncio.to_thread`` copy it: a thread
 sees exactly the context of the code that started it; threads started by hand begin with an empty one.
 Time is monotonic seconds; functions take ``now`` so that tests hand in a virtual clock's.
 """
@@ -140,7 +140,8 @@ def cancellation_scope() -> Iterator[Cancellation]:
 def baggage(items: Mapping[str, str] | None = None, /, **more: str) -> Iterator[Context]:
     """Add entries to the baggage of the block; an inner entry hides an outer one of the same name.
 
-    ``TypeError`` when a key or value is not text, ``ValueError`` past ``BAGGAGE_ENTRIES`` or ``BAGGAGE_BYTES``.
+    Raises ``TypeError`` unless keys and values are text, and ``ValueError`` past ``BAGGAGE_ENTRIES`` or
+    ``BAGGAGE_BYTES``.
     """
     outer = _context.get()
     merged = {**outer.baggage, **(items or {}), **more}

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import Final
 
 
 class Drain:
@@ -60,12 +61,12 @@ class Drain:
 
 class _NeverDrain(Drain):
     def begin(self, reason: str) -> None:
-        raise RuntimeError(
-            f"no drain is in use here, so none can begin ({reason!r}); enter use_drain(Drain()) first"
-        )
+        raise RuntimeError(f"no drain is in use here, so none can begin ({reason!r}); enter use_drain(Drain()) first")
 
 
-_drain: ContextVar[Drain] = ContextVar("holdfast_drain", default=_NeverDrain())
+_NEVER: Final[Drain] = _NeverDrain()
+
+_drain: ContextVar[Drain] = ContextVar("holdfast_drain", default=_NEVER)
 
 
 def current_drain() -> Drain:

@@ -47,7 +47,7 @@ class Watch(Generic[T]):
                 waiter.set_result(None)
 
     def changes(self) -> AsyncIterator[T]:
-        """The values set from this call on, newest only; it never ends. A cancelled ``anext`` loses nothing."""
+        """The values set from this call on, without end, skipping to the newest; safe to cancel."""
         return _Changes(self)
 
     async def wait(self, predicate: Callable[[T], bool], *, timeout: float | None = None) -> T:

@@ -1,8 +1,8 @@
 """The load: what to send, where, how often, and the run that does it.
 
-The client never retries and hides nothing. Each of its connections is one user, who sends one request at a time; whatever
-ends a request without a whole and valid answer is a failure. It is an instrument for your own machine: only
-loopback addresses and unix sockets are accepted.
+The client never retries and hides nothing. Each of its connections is one user, who sends one request at a
+time; whatever ends a request without a whole and valid answer is a failure. It is an instrument for your own
+machine: only loopback addresses and unix sockets are accepted.
 """
 
 import asyncio
@@ -24,7 +24,11 @@ MAX_CONNECTIONS = 10_000
 MAX_BODY = 64 * 1024 * 1024
 MAX_MARKS = 10_000
 SWEEP = 0.02
-"""How often, in seconds, requests are looked through for one past its time: a timeout comes at most this late."""
+"""How often, in seconds, the requests under way are looked through: a timeout comes at most this late."""
+
+PACE_STEP = 0.001
+"""The finest timer of a paced load, in seconds: uvloop's timers count whole milliseconds. A request may start
+this much after it was due, and its latency includes that."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PATH = re.compile(r"/[!-~]*")
@@ -37,17 +41,18 @@ Check = Callable[[int, bytes], bool]
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to send. Durations are seconds. Raises ValueError when a value makes no sense.
 
-    - ``addresses``: ``HOST:PORT`` on the loopback, ``[::1]:PORT``, or ``unix:/path``. User i keeps to one of them.
-    - ``mode``: ``keepalive`` sends the next request as soon as the answer is there; ``think`` waits ``think`` seconds
-      first; ``connect`` opens a connection for each request.
-    - ``say_close``: in mode ``connect``, send ``Connection: close``. Without it the client closes after the answer.
-    - ``rate``: requests a second, all users together, on a fixed timetable; latency then counts from the time at which
-      the request was due, so a server that stalls cannot make the client ask less (coordinated omission).
+    - ``addresses``: ``HOST:PORT`` on the loopback, ``[::1]:PORT``, ``unix:/path``. A user keeps to one of them.
+    - ``mode``: ``keepalive`` sends the next request as soon as the answer is there; ``think`` waits ``think``
+      seconds first; ``connect`` opens a connection for each request.
+    - ``say_close``: in mode ``connect``, send ``Connection: close``. Else the client closes after the answer.
+    - ``rate``: requests a second, all users together, on a fixed timetable; latency then counts from the time
+      a request was due: a server that stalls cannot make the client ask less (coordinated omission).
     - ``duration`` and ``count``: the run ends at whichever comes first; requests under way may still finish.
     - ``timeout``: from the start of a request, connecting included, to the end of its answer.
     - ``path`` and the values of ``headers`` may hold ``{n}``, which becomes the number of the request.
-    - ``expect_body``: the exact body of a good answer. ``open_ended``: accept a body that ends with the connection.
-    - ``failure_pause``: how long a user waits after a failure, so that a dead server is not asked in a tight loop.
+    - ``expect_body``: the exact body of a good answer.
+    - ``open_ended``: accept a body that ends with the connection, although a cut one looks the same.
+    - ``failure_pause``: how long a user waits after a failure, lest a dead server be asked in a tight loop.
     """
 
     addresses: tuple[str, ...]
@@ -107,7 +112,7 @@ def _demand(good: bool, name: str, value: object, wanted: str) -> None:
 
 
 def parse_address(address: str) -> tuple[str, int] | str:
-    """The host and port, or the path of a unix socket. Raises ValueError for anything that is not on this machine."""
+    """The host and port, or the path of a unix socket. Raises ValueError for what is not on this machine."""
     if address.startswith("unix:"):
         if len(address) == len("unix:"):
             raise ValueError(f"address {address!r} has no path; write 'unix:/path/to/socket'")
@@ -131,7 +136,7 @@ def parse_address(address: str) -> tuple[str, int] | str:
 
 
 class LoadRun:
-    """A load under way; made by ``start_load``. Belongs to the event loop that started it; not thread-safe."""
+    """A load under way; made by ``start_load``. Belongs to the loop that started it; not thread-safe."""
 
     def __init__(self, load: Load, check: Check | None, clock: Callable[[], float]) -> None:
         self.load = load
@@ -197,7 +202,7 @@ class LoadRun:
         now = self.clock()
         if self._final is None:
             self._segment.ended = now - self._zero
-            # The time since the last success is a gap that still grows; it belongs to the picture, not to the record.
+            # The time since the last success is a gap that still grows: for this picture, not for the record.
             gap = max(self._segment.gap, now - self._last_success)
         else:
             gap = self._segment.gap
@@ -212,14 +217,14 @@ class LoadRun:
         return msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=Report)
 
     async def wait(self) -> Report:
-        """Wait until duration or count ends the run. A cancelled wait leaves the run going: stop or abort it."""
+        """Wait until duration or count ends the run. A cancelled wait leaves the run going."""
         await self._over.wait()
         if self._tasks:
             await asyncio.wait(self._tasks)
         return self.snapshot()
 
     async def stop(self) -> Report:
-        """Send no more, let requests under way end (at most the timeout), and report. Cancelled, it aborts the run."""
+        """Send no more, let requests under way end (at most the timeout), report. Cancelled, it aborts."""
         self._end()
         try:
             return await self.wait()
@@ -259,7 +264,7 @@ class LoadRun:
             return
         self._free.append(user)
         if self._pace_timer is None:
-            self._pace_timer = self._loop.call_later(due - now, self._pace)
+            self._pace_timer = self._loop.call_later(max(due - now, PACE_STEP), self._pace)
 
     def started(self) -> None:
         self._active += 1
@@ -308,7 +313,7 @@ class LoadRun:
     def _pace(self) -> None:
         self._pace_timer = None
         now = self.clock()
-        # Each free user is looked at once; ``claim`` puts it back and sets the timer when nothing more is due.
+        # ``claim`` puts a user back and sets the timer when nothing more is due.
         while self._free and self._pace_timer is None and not self._ending:
             self.claim(self._free.popleft(), now)
 
@@ -369,7 +374,7 @@ def _exactly(expected: bytes | None) -> Check | None:
 def start_load(
     load: Load, *, check: Check | None = None, clock: Callable[[], float] = time.perf_counter
 ) -> LoadRun:
-    """Start a load on the running event loop. The caller owns the run and must ``wait``, ``stop`` or ``abort`` it."""
+    """Start a load on the running loop. The caller owns the run: ``wait``, ``stop`` or ``abort`` it."""
     return LoadRun(load, check, clock)
 
 

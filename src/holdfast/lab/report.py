@@ -15,8 +15,8 @@ MAX_SAMPLES = 20
 class Failure(msgspec.Struct, frozen=True):
     """One request that got no whole and valid answer.
 
-    ``at`` and ``waited`` are seconds, from the start of the run and of the request. ``served`` is the number of
-    answers that the connection had given before: 0 is a fresh connection.
+    ``at`` and ``waited`` are seconds, from the start of the run and of the request. ``served`` is the number
+    of answers that the connection had given before: 0 is a fresh connection.
     """
 
     at: float
@@ -27,7 +27,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Second(msgspec.Struct):
-    """One second of the run: ``ok`` and ``failed`` requests that ended in it, and the worst latency (seconds)."""
+    """One second of the run: the ``ok`` and ``failed`` requests that ended in it, and the worst latency."""
 
     ok: int = 0
     failed: int = 0
@@ -37,8 +37,8 @@ class Second(msgspec.Struct):
 class Segment(msgspec.Struct):
     """What happened from one mark to the next. A request belongs to the segment in which it ended.
 
-    ``began`` and ``ended`` are seconds from the start of the run. ``connections`` holds, for each client, the serial
-    number of the connection it had at the beginning of the segment (0: none).
+    ``began`` and ``ended`` are seconds from the start of the run. ``connections`` holds, for each client, the
+    serial number of the connection it had at the beginning of the segment (0: none).
     """
 
     mark: str
@@ -58,13 +58,13 @@ class Segment(msgspec.Struct):
 class Report(msgspec.Struct, kw_only=True):
     """The result of a load. Times are float seconds; ``began`` is counted from the start of the run.
 
-    - ``requests`` = ``ok`` + ``failed``. ``failures`` counts them by kind: refused, reset, eof, truncated, timeout,
-      status NNN, protocol, body, local (the client's own machine ran out of something).
+    - ``requests`` = ``ok`` + ``failed``. ``failures`` counts them by kind: refused, reset, eof, truncated,
+      timeout, ``status NNN``, protocol, body, local (the client ran out of ports or descriptors), error.
     - ``gap``: the longest time between two successes in a row, the edges of the report included.
     - ``opened``: connections opened. ``kept``: clients that still had their first connection at the end.
-      ``idle_closed``: connections the server closed between requests, noticed before a request was sent on them:
-      no failure. ``announced``: answers that said ``Connection: close``.
-    - ``missed``: requests that a paced load should have started and, for want of a free client, never did.
+      ``idle_closed``: connections the server closed between requests, noticed before a request was sent on
+      them: no failure. ``announced``: answers that said ``Connection: close``.
+    - ``missed``: requests that a paced load should have started and, for want of a free user, never did.
     - ``started``: Unix time; ``began`` and ``duration`` delimit the part of the run this report covers.
     """
 
@@ -124,8 +124,8 @@ class Report(msgspec.Struct, kw_only=True):
     def between(self, first: str, last: str | None = None) -> "Report":
         """The part from the mark ``first`` to the mark ``last``; to the end without one.
 
-        ``kept`` then means: the client had the same connection at both. Raises KeyError for an unknown mark and
-        ValueError when ``last`` does not come after ``first``.
+        ``kept`` then means: the client had the same connection at both. Raises KeyError for an unknown mark
+        and ValueError when ``last`` does not come after ``first``.
         """
         begin = self._find(first)
         end = len(self.segments) if last is None else self._find(last)
@@ -133,7 +133,7 @@ class Report(msgspec.Struct, kw_only=True):
             raise ValueError(f"the mark {last!r} does not come after {first!r}")
         final = self.final if end == len(self.segments) else self.segments[end].connections
         segments = self.segments[begin:end]
-        # A second belongs to the part when it overlaps it; the first and last may be shared with the neighbours.
+        # The first and the last second may be shared with the neighbours.
         seconds = self.series[
             int(segments[0].began) - int(self.began) : int(segments[-1].ended) - int(self.began) + 1
         ]
@@ -185,7 +185,7 @@ def assemble(
     series: Sequence[Second],
     missed: int = 0,
 ) -> Report:
-    """Add up segments into a report. ``final``: each client's connection at the end. The segments are shared."""
+    """Add up segments into a report that shares them. ``final``: each client's connection at the end."""
     total = Histogram()
     failures: dict[str, int] = {}
     for segment in segments:
@@ -222,9 +222,9 @@ def assemble(
 def merge(reports: Iterable[Report]) -> Report:
     """One report of several loads that ran side by side.
 
-    Loads with the same marks keep them; otherwise only START remains. Each load's clock starts at 0, so start them
-    together. ``gap`` is an upper bound, the shortest of the loads' longest gaps: a time in which nobody had a success is
-    a gap of each of them. Raises ValueError when there is nothing to merge.
+    Loads with the same marks keep them; otherwise only START remains. Each load's clock starts at 0, so start
+    them together. ``gap`` is an upper bound, the shortest of the loads' longest gaps: a time in which nobody
+    had a success is a gap of each of them. Raises ValueError when there is nothing to merge.
     """
     parts = list(reports)
     if not parts:

@@ -20,7 +20,7 @@ _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
-class BadAnswer(ValueError):
+class AnswerError(ValueError):
     """The bytes are not a valid HTTP/1.1 answer; the message says why."""
 
 
@@ -56,7 +56,7 @@ class Heads:
         self._known: dict[bytes, Head] = {}
 
     def parse(self, head: bytes) -> Head:
-        """Parse a head without its final empty line. Raises BadAnswer."""
+        """Parse a head without its final empty line. Raises AnswerError."""
         known = self._known.get(head)
         if known is not None:
             return known
@@ -115,7 +115,7 @@ class ResponseReader:
     def feed(self, data: bytes) -> bool:
         """Take the next bytes; True when the answer is whole.
 
-        Raises BadAnswer when the bytes break the protocol, also when some follow the end of the answer.
+        Raises AnswerError when the bytes break the protocol, also when some follow the end of the answer.
         """
         self.begun += len(data)
         if self._rest:
@@ -127,7 +127,7 @@ class ResponseReader:
                 end = data.find(b"\r\n\r\n")
                 if end < 0:
                     if len(data) > MAX_HEAD:
-                        raise BadAnswer(f"the head is longer than {MAX_HEAD} bytes")
+                        raise AnswerError(f"the head is longer than {MAX_HEAD} bytes")
                     self._rest = data
                     return False
                 head, data = data[:end], data[end + 4 :]
@@ -143,7 +143,7 @@ class ResponseReader:
                 self._at = _At.DONE if at is _At.LENGTH else _At.CHUNK_END
             elif at is _At.DONE:
                 if data:
-                    raise BadAnswer(f"{len(data)} bytes follow the end of the answer: {data[:40]!r}")
+                    raise AnswerError(f"{len(data)} bytes follow the end of the answer: {data[:40]!r}")
                 return True
             elif at is _At.CLOSE:
                 if self._collect and data:
@@ -153,7 +153,7 @@ class ResponseReader:
                 end = data.find(b"\r\n")
                 if end < 0 or end > MAX_CHUNK_LINE:
                     if len(data) > MAX_CHUNK_LINE:
-                        raise BadAnswer(f"a line of the chunked body is longer than {MAX_CHUNK_LINE} bytes")
+                        raise AnswerError(f"a line of the chunked body is longer than {MAX_CHUNK_LINE} bytes")
                     self._rest = data
                     return False
                 line, data = data[:end], data[end + 2 :]
@@ -169,7 +169,7 @@ class ResponseReader:
         status = head.status
         if status < 200:
             if status == 101:
-                raise BadAnswer("101 Switching Protocols, which nobody asked for")
+                raise AnswerError("101 Switching Protocols, which nobody asked for")
             return  # an interim answer: the final one follows
         self.status = status
         self.keep_alive = head.keep_alive
@@ -184,7 +184,7 @@ class ResponseReader:
             self.keep_alive = False
             self._at = _At.CLOSE
         else:
-            raise BadAnswer(
+            raise AnswerError(
                 "neither Content-Length nor chunked: a cut body could not be told from a whole one"
             )
 
@@ -192,17 +192,17 @@ class ResponseReader:
         if self._at is _At.CHUNK_SIZE:
             found = _CHUNK_SIZE.fullmatch(line)
             if found is None:
-                raise BadAnswer(f"not a chunk size: {line[:40]!r}")
+                raise AnswerError(f"not a chunk size: {line[:40]!r}")
             self._left = int(found[1], 16)
             self._at = _At.CHUNK_DATA if self._left else _At.TRAILER
         elif self._at is _At.CHUNK_END:
             if line:
-                raise BadAnswer(f"a chunk is longer than its size says: {line[:40]!r}")
+                raise AnswerError(f"a chunk is longer than its size says: {line[:40]!r}")
             self._at = _At.CHUNK_SIZE
         elif line:
             self._trailers += 1
             if self._trailers > MAX_TRAILERS:
-                raise BadAnswer(f"more than {MAX_TRAILERS} trailers")
+                raise AnswerError(f"more than {MAX_TRAILERS} trailers")
         else:
             self._at = _At.DONE
 
@@ -211,14 +211,14 @@ def _parse_head(head: bytes) -> Head:
     first, *fields = head.split(b"\r\n")
     found = _STATUS_LINE.fullmatch(first)
     if found is None:
-        raise BadAnswer(f"not an HTTP/1 status line: {first[:60]!r}")
+        raise AnswerError(f"not an HTTP/1 status line: {first[:60]!r}")
     keep_alive = found[1] == b"1"
     lengths: set[bytes] = set()
     codings: list[bytes] = []
     for field in fields:
         name, colon, value = field.partition(b":")
         if not colon or _FIELD_NAME.fullmatch(name) is None:
-            raise BadAnswer(f"not a header: {field[:60]!r}")
+            raise AnswerError(f"not a header: {field[:60]!r}")
         name, value = name.lower(), value.strip(b" \t")
         if name == b"content-length":
             lengths.add(value)
@@ -231,15 +231,15 @@ def _parse_head(head: bytes) -> Head:
             elif b"keep-alive" in options and found[1] == b"0":
                 keep_alive = True
     if codings and codings != [b"chunked"]:
-        raise BadAnswer(f"Transfer-Encoding is {b', '.join(codings)!r}, only chunked is understood")
+        raise AnswerError(f"Transfer-Encoding is {b', '.join(codings)!r}, only chunked is understood")
     if codings and lengths:
-        raise BadAnswer("both Transfer-Encoding and Content-Length")
+        raise AnswerError("both Transfer-Encoding and Content-Length")
     if len(lengths) > 1:
-        raise BadAnswer(f"several values of Content-Length: {sorted(lengths)!r}")
+        raise AnswerError(f"several values of Content-Length: {sorted(lengths)!r}")
     length = None
     if lengths:
         digits = lengths.pop()
         if not digits.isdigit() or len(digits) > 18:
-            raise BadAnswer(f"Content-Length is {digits[:40]!r}, not a number")
+            raise AnswerError(f"Content-Length is {digits[:40]!r}, not a number")
         length = int(digits)
     return Head(int(found[2]), keep_alive, length, bool(codings))

@@ -3,9 +3,9 @@
 import asyncio
 import errno
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from holdfast.lab.response import BadAnswer, ResponseReader
+from holdfast.lab.response import AnswerError, ResponseReader
 
 if TYPE_CHECKING:
     from holdfast.lab.load import Load, LoadRun
@@ -26,10 +26,10 @@ class Wire(asyncio.Protocol):
         self.busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports do not derive from asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
         if self.user is None:
-            transport.abort()
+            self.transport.abort()
         else:
             self.user.connected(self)
 
@@ -38,12 +38,12 @@ class Wire(asyncio.Protocol):
         if user is None:
             return
         if not self.busy:
-            # A farewell such as 408 on an idle connection: nobody asked, and the connection is not to be trusted.
+            # A farewell such as 408 on an idle connection: nobody asked, so the connection is not trusted.
             user.idle_closed()
             return
         try:
             whole = self.reader.feed(data)
-        except BadAnswer as error:
+        except AnswerError as error:
             user.fail("protocol", str(error))
             return
         if whole:

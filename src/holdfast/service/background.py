@@ -1,7 +1,8 @@
 """Work that goes on beside the requests: loops that are kept running, and runs on a schedule.
 
-Nothing that such work raises reaches its neighbours or the worker. When a drain begins, no loop is started again
-and no new run begins; a loop that watches ``current_drain()`` can end by itself, any other is cancelled at the end.
+Nothing that such work raises reaches its neighbours or the worker. When a drain begins, no loop is
+started again and no new run begins; a loop that watches ``current_drain()`` can end by itself, any other
+is cancelled at the end.
 """
 
 import asyncio
@@ -32,7 +33,9 @@ log: Final = logging.getLogger("holdfast.service")
 
 
 class Background(msgspec.Struct, frozen=True):
-    """A loop that is kept running. ``backoff`` and ``max_backoff`` are the first and longest delay, in seconds."""
+    """A loop that is kept running. ``backoff`` and ``max_backoff`` are the first and longest delay, in
+    seconds.
+    """
 
     name: str
     function: AsyncFunction
@@ -47,10 +50,13 @@ class Background(msgspec.Struct, frozen=True):
         if self.restart not in get_args(Restart):
             raise ConfigError("restart", self.restart, f"one of {', '.join(get_args(Restart))}", where)
         if self.max_backoff < self.backoff:
-            raise ConfigError("max_backoff", self.max_backoff, f"at least backoff ({self.backoff:g} s)", where)
+            raise ConfigError(
+                "max_backoff", self.max_backoff, f"at least backoff ({self.backoff:g} s)", where
+            )
 
     def delay(self, failures: int, roll: float) -> float:
-        """Seconds before start number ``failures`` + 1 (from 1): doubling, with the upper half left to ``roll``.
+        """Seconds before start number ``failures`` + 1 (from 1): doubling, with the upper half left to
+        ``roll``.
 
         ``roll`` is 0 to 1. This is "equal jitter" from the AWS Architecture Blog's article on backoff.
         """
@@ -59,7 +65,9 @@ class Background(msgspec.Struct, frozen=True):
 
 
 class Every(msgspec.Struct, frozen=True):
-    """A run each ``interval`` seconds, put off by up to ``jitter``, cut short after ``timeout`` (None: never)."""
+    """A run each ``interval`` seconds, put off by up to ``jitter``, cut short after ``timeout`` (None:
+    never).
+    """
 
     name: str
     function: AsyncFunction
@@ -76,8 +84,8 @@ class Every(msgspec.Struct, frozen=True):
     def next_tick(self, tick: int, elapsed: float) -> int:
         """The tick after ``tick`` when ``elapsed`` seconds have passed since the start.
 
-        Ticks lie at multiples of the interval, so nothing drifts. Ticks that were missed become one: the latest
-        of them, which is then due at once.
+        Ticks lie at multiples of the interval, so nothing drifts. Ticks that were missed become one: the
+        latest of them, which is then due at once.
         """
         return max(tick + 1, math.floor(elapsed / self.interval))
 
@@ -96,7 +104,9 @@ class BackgroundTasks:
         """Start a task for each declaration, with the resources that its parameters name."""
         for item in declared:
             arguments = item.needs.arguments(resources)
-            loop = self._keep(item, arguments) if isinstance(item, Background) else self._repeat(item, arguments)
+            loop = (
+                self._keep(item, arguments) if isinstance(item, Background) else self._repeat(item, arguments)
+            )
             self._loops.append(asyncio.create_task(loop, name=item.name))
 
     async def stop(self, within: float, cancel_within: float = CANCEL_SECONDS) -> TaskReport:
@@ -119,12 +129,12 @@ class BackgroundTasks:
 
     async def _keep(self, item: Background, arguments: dict[str, Any]) -> None:
         failures = 0
-        while not self._drain.draining:
+        while not self._ending():
             began = self._clock.now()
             failed = not await self._run(item, arguments, None)
             if item.restart == "never" or (item.restart == "on-failure" and not failed):
                 return
-            if self._drain.draining:
+            if self._ending():
                 return
             stable = self._clock.now() - began >= item.stable_after
             failures = 1 if stable else failures + 1
@@ -140,14 +150,19 @@ class BackgroundTasks:
         while True:
             due = began + tick * item.interval + item.jitter * self._rng.random()
             await self._clock.sleep(due - self._clock.now())
-            if self._drain.draining:
+            if self._ending():
                 return
             self._busy.add(task)
             try:
                 await self._run(item, arguments, item.timeout)
             finally:
                 self._busy.discard(task)
+            if self._ending():
+                return
             tick = item.next_tick(tick, self._clock.now() - began)
+
+    def _ending(self) -> bool:
+        return self._drain.draining
 
     async def _run(self, item: Background | Every, arguments: dict[str, Any], timeout: float | None) -> bool:
         """Whether one run ended well. Only the cancellation of this task itself comes out."""

@@ -3,10 +3,12 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from holdfast.core.duration import parse_duration
 from holdfast.core.errors import BootError, ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 ALMOST: Final = 0.6
 """difflib's default: how alike two names must be for one to be offered in place of the other."""
@@ -32,6 +34,20 @@ def seconds(value: str | float, path: str, source: str, *, positive: bool = True
     if positive and result == 0:
         raise ConfigError(path, value, expected, source, "write for example 500ms or 10s")
     return result
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling ``function`` (a function, a partial, an object with ``__call__``) gives a coroutine."""
+    call = getattr(function, "__call__", None)  # noqa: B004 - the method itself is looked at
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def asynchronous(function: F, who: str) -> F:
+    """``function`` itself. ``ConfigError`` unless it is async: a sync one would block the event loop."""
+    if is_async(function):
+        return function
+    hint = "write async def; run blocking work with asyncio.to_thread inside"
+    raise ConfigError("function", None, "an async function", who, hint)
 
 
 class Needs:

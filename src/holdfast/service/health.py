@@ -1,19 +1,20 @@
 """Health checks: run in the background, each on its own schedule, and answered from what they last said.
 
-A probe never runs a check. So a thousand probes a second cost the database nothing, and a probe is never slow. A
-check that hangs is timed out and not started again while it still runs. A result that is too old is a failure.
+A probe never runs a check. So a thousand probes a second cost the database nothing, and a probe is never
+slow. A check that hangs is timed out and not started again while it still runs. A result that is too old
+is a failure.
 
-A reason is the check's own exception: type and first line of its message, at most ``REASON_LENGTH`` characters,
-without causes and stack, passwords in URLs and ``password=...`` masked. Masking knows only the usual shapes; that is
-why ``HealthRoutes``, which may face the public, shows only the type unless told otherwise.
+A reason is the check's own exception: type and first line of its message, at most ``REASON_LENGTH``
+characters, without causes and stack, passwords in URLs and ``password=...`` masked. Masking knows only
+the usual shapes; that is why ``HealthRoutes``, which may face the public, shows only the type unless told
+otherwise.
 """
 
 import asyncio
-import inspect
 import logging
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from typing import Any, Final, Literal, ParamSpec, TypeVar
@@ -22,7 +23,7 @@ import msgspec
 
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.drain import Drain
-from holdfast.service.declaration import Needs
+from holdfast.service.declaration import Needs, is_async
 from holdfast.service.tasks import CANCEL_SECONDS, cancel, contained
 
 P = ParamSpec("P")
@@ -38,14 +39,19 @@ REASON_LENGTH: Final = 200
 
 _SECRETS: Final = (
     (re.compile(r"(\w://[^\s:/@]*):[^\s@]+@"), r"\1:***@"),
-    (re.compile(r"(?i)\b(password|passwd|pwd|secret|token|api[_-]?key|authorization)(\s*[=:]\s*)\S+"), r"\1\2***"),
+    (
+        re.compile(r"(?i)\b(password|passwd|pwd|secret|token|api[_-]?key|authorization)(\s*[=:]\s*)\S+"),
+        r"\1\2***",
+    ),
 )
 
 log: Final = logging.getLogger("holdfast.service")
 
 
 class Check(msgspec.Struct, frozen=True):
-    """A declaration. ``function`` is sync (run in a thread) or async; None or True is ok, anything else is not."""
+    """A declaration. ``function`` is sync (run in a thread) or async; None or True is ok, anything else
+    is not.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -56,7 +62,9 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class CheckReport(msgspec.Struct, frozen=True):
-    """What one check last said. ``age`` and ``duration`` are seconds; ``age`` is None before the first result."""
+    """What one check last said. ``age`` and ``duration`` are seconds; ``age`` is None before the first
+    result.
+    """
 
     name: str
     critical: bool
@@ -107,13 +115,21 @@ class Health:
             self._tasks.append(asyncio.create_task(self._repeat(state), name=f"check {check.name}"))
 
     async def stop(self, within: float = CANCEL_SECONDS) -> None:
-        """Cancel the checks and wait up to ``within`` seconds. A hung thread is left behind; it is a daemon."""
-        flights = [state.flight for state in self._states.values() if isinstance(state.flight, asyncio.Task)]
-        await cancel([*self._tasks, *flights], within)
+        """Cancel the checks and wait up to ``within`` seconds. A hung thread is left behind; it is a
+        daemon.
+        """
+        flights = [state.flight for state in self._states.values() if state.flight is not None]
+        for flight in flights:
+            flight.cancel()
+        await cancel(
+            [*self._tasks, *(flight for flight in flights if isinstance(flight, asyncio.Task))], within
+        )
         self._tasks.clear()
 
     async def first_checks(self, timeout: float) -> None:
-        """Return once every critical check has passed. ``TimeoutError`` naming those that have not in time."""
+        """Return once every critical check has passed. ``TimeoutError`` naming those that have not in
+        time.
+        """
         try:
             async with asyncio.timeout(timeout):
                 while self._failing():
@@ -182,28 +198,32 @@ class _State:
         await asyncio.wait({flight}, timeout=self.check.timeout)
         now = self._clock.now()
         if not flight.done():
-            flight.cancel()  # ends a coroutine; a thread goes on, and is not doubled
-            await asyncio.sleep(0)
-        if not flight.done():
+            if isinstance(flight, asyncio.Task):
+                flight.cancel()  # a thread cannot be ended: it goes on, and is not doubled
             self._store(False, f"timed out: no answer in {now - self._began:g} s", now)
         elif flight.cancelled():
-            limit = self.check.timeout
-            self._store(False, f"timed out: no answer in {limit:g} s", now)
+            self._store(False, "cancelled from inside", now)
         elif (exc := flight.exception()) is not None:
             self._store(False, describe(exc), now)
         else:
             answer = flight.result()
             passed = answer is None or answer is True
-            self._store(passed, "" if passed else f"it returned {answer!r:.40}", now)
+            shown = "False" if answer is False else f"a {type(answer).__name__}, not None or True"
+            self._store(passed, "" if passed else f"it returned {shown}", now)
 
     def _launch(self) -> "asyncio.Future[Any]":
         function = self.check.function
         name = f"check {self.check.name}"
-        if inspect.iscoroutinefunction(function):
-            return asyncio.create_task(contained(function(**self._arguments)), name=f"{name} run")
-        context = copy_context()
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(_Daemon(name), lambda: context.run(self._call, function))
+        flight: asyncio.Future[Any]
+        if is_async(function):
+            flight = asyncio.create_task(contained(function(**self._arguments)), name=f"{name} run")
+        else:
+            context = copy_context()
+            loop = asyncio.get_running_loop()
+            flight = loop.run_in_executor(_Daemon(name), lambda: context.run(self._call, function))
+        # A run that ends after its timeout has no reader any more; asyncio would complain about its error.
+        flight.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return flight
 
     def _call(self, function: Callable[..., Any]) -> Any:
         try:
@@ -218,3 +238,40 @@ class _State:
         self._passed, self._reason, self._at = passed, reason, now
         self._duration = now - self._began
         self.passed_once = self.passed_once or passed
+
+
+class _Daemon(Executor):
+    """One thread for one call. A pool would be used up by checks that hang, and keep the process from
+    ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as exc:  # it belongs to the future, as in concurrent.futures itself
+                future.set_exception(exc)
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=work, name=self._name, daemon=True).start()
+        return future
+
+
+def describe(exc: BaseException) -> str:
+    """The type and the first line of the message of ``exc``, shortened, with the usual secrets masked."""
+    try:
+        message = str(exc).strip()
+    except Exception:  # an application's own __str__ may fail; the type still says something
+        message = ""
+    line = message.splitlines()[0] if message else ""
+    for pattern, masked in _SECRETS:
+        line = pattern.sub(masked, line)
+    text = f"{type(exc).__name__}: {line}" if line else type(exc).__name__
+    return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 3]}..."

@@ -25,8 +25,8 @@ def problem(
     """The status, headers and body of a problem response.
 
     ``title`` defaults to the status's own phrase, which the RFC wants for ``about:blank``. ``request_id``
-    also goes into the header ``x-request-id``. ``extensions`` become further members (``instance`` is one of the
-    RFC's own). Never put an exception's text into ``detail``: it may hold secrets.
+    also goes into the header ``x-request-id``. ``extensions`` become further members (``instance`` is one
+    of the RFC's own). Never put an exception's text into ``detail``: it may hold secrets.
 
     Raises ``ValueError`` when ``status`` is no error status, ``TypeError`` for what cannot be encoded.
     """
@@ -41,13 +41,18 @@ def problem(
     data = _encode(body)
     headers = [(b"content-type", CONTENT_TYPE), (b"content-length", b"%d" % len(data))]
     if request_id is not None:
-        headers.append((b"x-request-id", request_id.encode("ascii", "replace")))
+        headers.append((b"x-request-id", _header(request_id)))
     return status, headers, data
 
 
 def new_request_id() -> str:
     """A fresh id of 32 hexadecimal digits, not to be guessed. Thread-safe."""
     return secrets.token_hex(REQUEST_ID_BYTES)
+
+
+def _header(value: str) -> bytes:
+    # The id may come from the client; a line break in it would begin a header of the client's choice.
+    return "".join(character if " " < character <= "~" else "?" for character in value).encode("ascii")
 
 
 def _phrase(status: int) -> str:

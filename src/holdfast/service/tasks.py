@@ -5,7 +5,11 @@ the whole loop. Here the first is logged with its stack, and the second is a fai
 """
 
 import asyncio
+import contextlib
+import gc
+import inspect
 import logging
+import os
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
@@ -23,6 +27,8 @@ CANCEL_SECONDS: Final = 2.0
 """How long a cancelled task may take to end before it is reported as stuck."""
 DEEP: Final = 50
 """Awaits that ``waiting_at`` follows."""
+MACHINERY: Final = (os.path.dirname(asyncio.__file__), contextlib.__file__)
+"""Files whose frames say nothing about the application."""
 
 log: Final = logging.getLogger("holdfast.service")
 
@@ -43,23 +49,24 @@ async def contained(work: Awaitable[T]) -> T:
 
 
 def waiting_at(task: "asyncio.Task[Any]") -> str:
-    """Where ``task`` waits, as ``file:line in function``, following its awaits inwards."""
+    """Where ``task`` waits, as ``file:line in function``: the innermost frame that is not asyncio's own."""
     at: Any = task.get_coro()
     place = "its end"
     for _ in range(DEEP):
         if at is None:
             break
-        frame = (
-            getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None) or getattr(at, "ag_frame", None)
-        )
-        if frame is not None:
+        frame = getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None) or getattr(at, "ag_frame", None)
+        if frame is not None and not frame.f_code.co_filename.startswith(MACHINERY):
             place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
-        at = (
-            getattr(at, "cr_await", None)
-            or getattr(at, "gi_yieldfrom", None)
-            or getattr(at, "ag_await", None)
-        )
+        at = _awaited(at)
     return place
+
+
+def _awaited(at: Any) -> Any:
+    if type(at).__name__ in ("async_generator_asend", "async_generator_athrow"):
+        # These hide their generator from Python, though not from the garbage collector.
+        return next(filter(inspect.isasyncgen, gc.get_referents(at)), None)
+    return getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None) or getattr(at, "ag_await", None)
 
 
 async def cancel(tasks: Iterable["asyncio.Task[Any]"], within: float = CANCEL_SECONDS) -> None:
@@ -102,9 +109,9 @@ class Tasks:
         """Start ``coro`` as a task of its own and return that task; its failure is logged with its stack.
 
         Raises ``TypeError`` for anything but a coroutine, ``RuntimeError`` off the event loop, ``Draining``
-        after the service has shut down, ``Rejected`` when ``MAX_SPAWNED`` tasks are under way. A coroutine that
-        is refused is closed. The task outlives its caller: it keeps the caller's baggage, not its deadline, and
-        cancelling the caller does not cancel it.
+        after the service has shut down, ``Rejected`` when ``MAX_SPAWNED`` tasks are under way. A
+        coroutine that is refused is closed. The task outlives its caller: it keeps the caller's baggage,
+        not its deadline, and cancelling the caller does not cancel it.
         """
         if not asyncio.iscoroutine(coro):
             raise TypeError(

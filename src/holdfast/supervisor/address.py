@@ -118,9 +118,7 @@ def _unix(name: str, wrong: _Wrong) -> Address:
     except UnicodeEncodeError:
         raise wrong("a path in UTF-8") from None
     if size > MAX_UNIX_PATH:
-        raise wrong(
-            f"a path of at most {MAX_UNIX_PATH} bytes, the system's limit", "choose a shorter directory"
-        )
+        raise wrong(f"a path of at most {MAX_UNIX_PATH} bytes, the system's limit", "choose a shorter directory")
     return Address("unix", path=name)
 
 

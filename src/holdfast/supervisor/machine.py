@@ -187,9 +187,7 @@ def _restore_thread(thread: int, saved: Priority) -> bool:
     """Whether the thread needed it. Niceness first: it is what costs the most."""
     changed = False
     try:
-        if saved.nice is not None and os.getpriority(os.PRIO_PROCESS, thread) == min(
-            19, saved.nice + NICE_STEP
-        ):
+        if saved.nice is not None and os.getpriority(os.PRIO_PROCESS, thread) == min(19, saved.nice + NICE_STEP):
             changed = _renice(thread, min(19, saved.nice + NICE_STEP), saved.nice)
         if saved.batch and os.sched_getscheduler(thread) == os.SCHED_BATCH:
             os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))

@@ -10,13 +10,11 @@ TCP_NODELAY is not set here: asyncio and uvloop set it on each stream they make 
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import ipaddress
 import os
 import socket
 import stat
-import struct
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import NamedTuple
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.errors import ConfigError
 from holdfast.supervisor.address import Address, parse_bind
+from holdfast.supervisor.handshakes import allow_handshakes, drop_new_handshakes
 from holdfast.supervisor.holder import holders
 
 __all__ = [
@@ -58,22 +57,10 @@ INTAKE_BUFFER = 4 << 20
 
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 
-# asm-generic/socket.h; the socket module does not name them.
-_SO_ATTACH_FILTER = 26
-_SO_DETACH_FILTER = 27
-_SO_SNDBUFFORCE = 32
-# Classic BPF, linux/filter.h. On a TCP socket the data begins at the TCP header, whose byte 13 holds the
-# flags.
-_SYN_FILTER = b"".join(
-    struct.pack("HBBI", *instruction)
-    for instruction in (
-        (0x30, 0, 0, 13),  # A = flags
-        (0x54, 0, 0, 0x12),  # A &= SYN | ACK
-        (0x15, 0, 1, 0x02),  # SYN alone?
-        (0x06, 0, 0, 0),  # drop
-        (0x06, 0, 0, 0xFFFFFFFF),  # pass the whole packet
-    )
-)
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h; the socket module does not name it
+
+
+Target = tuple[str | int, ...] | str
 
 
 class Inherited(NamedTuple):
@@ -196,37 +183,6 @@ def inherited_fds(env: MutableMapping[str, str], pid: int | None = None) -> list
     return found
 
 
-def drop_new_handshakes(sock: socket.socket) -> bool:
-    """Make the kernel ignore new connections to a listening TCP socket, while handshakes under way complete
-    and can be accepted. The peer's kernel tries again, after 1 s at first, so nothing is refused while the
-    filter is on.
-
-    For all copies of the socket, in every process. False when it cannot be done: not Linux, a unix socket,
-    or not permitted; then nothing has changed.
-    """
-    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
-    program = ctypes.create_string_buffer(_SYN_FILTER, len(_SYN_FILTER))
-    # struct sock_fprog { unsigned short len; struct sock_filter *filter; }; the kernel copies the program.
-    header = struct.pack("HP", len(_SYN_FILTER) // struct.calcsize("HBBI"), ctypes.addressof(program))
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
-    except OSError:
-        return False
-    return True
-
-
-def allow_handshakes(sock: socket.socket) -> bool:
-    """Undo `drop_new_handshakes`. False when there was no filter or it cannot be taken off."""
-    if sys.platform != "linux":
-        return False
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-    except OSError:
-        return False
-    return True
-
-
 def open_intake() -> tuple[socket.socket, socket.socket]:
     """The queue of migrated connections: its receive end and its send end, non-blocking and close-on-exec.
 
@@ -243,34 +199,26 @@ def open_intake() -> tuple[socket.socket, socket.socket]:
     return receive, send
 
 
-async def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str | int, ...] | str]:
+async def _resolve(address: Address) -> tuple[socket.AddressFamily, Target]:
     if address.kind == "unix":
-        return socket.AF_UNIX, str(Path(address.path).absolute())
+        return socket.AF_UNIX, os.path.abspath(address.path)  # noqa: ASYNC240, PTH100 - only getcwd(), no disk
     loop = asyncio.get_running_loop()
     try:
         ipaddress.ip_address(address.host)
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except ValueError:
         try:
-            found = await loop.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except socket.gaierror as error:
-            raise ConfigError(
-                "bind", str(address), "a host name that resolves", hint=error.strerror or ""
-            ) from error
+            raise ConfigError("bind", str(address), "a host name that resolves", hint=error.strerror or "") from error
     except socket.gaierror as error:  # the zone of a link-local address
-        raise ConfigError(
-            "bind", str(address), "an address of this host", hint=error.strerror or ""
-        ) from error
+        raise ConfigError("bind", str(address), "an address of this host", hint=error.strerror or "") from error
     family, _, _, _, target = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    return socket.AddressFamily(family), target
+    return socket.AddressFamily(family), (str(target[0]), *target[1:])
 
 
 def _bind(
-    family: socket.AddressFamily, target: tuple[str | int, ...] | str, backlog: int, unix_mode: int
+    family: socket.AddressFamily, target: Target, backlog: int, unix_mode: int
 ) -> tuple[socket.socket, tuple[int, int] | None]:
     """Raises OSError; EADDRINUSE when the address is held by somebody alive."""
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -323,7 +271,7 @@ def _remove_stale(path: Path) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
 
 
-def _refusal(address: Address, target: tuple[str | int, ...] | str, error: OSError) -> ConfigError:
+def _refusal(address: Address, target: Target, error: OSError) -> ConfigError:
     """What the system's refusal means for the person who configured the address."""
     expected, hint = "an address that can be bound", error.strerror or str(error)
     if error.errno == errno.EADDRINUSE:

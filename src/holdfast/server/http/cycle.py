@@ -61,7 +61,9 @@ class Cycle:
         "task",
     )
 
-    def __init__(self, protocol: "HttpProtocol", scope: dict[str, Any], keep_alive: bool, expect_continue: bool) -> None:
+    def __init__(
+        self, protocol: "HttpProtocol", scope: dict[str, Any], keep_alive: bool, expect_continue: bool
+    ) -> None:
         self.protocol = protocol
         self.scope = scope
         self.keep_alive = keep_alive
@@ -218,7 +220,9 @@ class Cycle:
             self.expected = 0
         elif self.chunked:
             if body:
-                write(b"%x\r\n%b\r\n" % (len(body), body) if more_body else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+                write(
+                    b"%x\r\n%b\r\n" % (len(body), body) if more_body else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+                )
             elif not more_body:
                 write(b"0\r\n\r\n")
         else:

@@ -92,9 +92,10 @@ class HttpEngine:
         self._accepting = True
         self._watch_sockets()
 
-    def lame_duck(self) -> None:
+    def lame_duck(self, on: bool = True) -> None:
         """Go on accepting and answering, and tell every client to open its next connection elsewhere."""
-        self.state.closing = True
+        if not self.state.draining:
+            self.state.closing = on
 
     async def drain(self, within: float, *, migrate: bool, idle_grace: float, reason: str = "reload") -> DrainReport:
         """End every connection, within ``within`` seconds; requests that are not done then are cancelled.
@@ -214,7 +215,7 @@ class HttpEngine:
             await self._loop.connect_accepted_socket(
                 make_protocol, sock, ssl=listening.tls, ssl_handshake_timeout=limit
             )
-        except (OSError, asyncio.TimeoutError) as exc:  # the peer's fault: gone, or no TLS
+        except (TimeoutError, OSError) as exc:  # the peer's fault: gone, or no TLS
             logger.debug("a connection ended before it began: %r", exc)
             sock.close()
         except BaseException:
@@ -252,7 +253,7 @@ class HttpEngine:
         self._ticker = self._loop.call_later(TICK, self._tick)
 
     def _connections(self) -> list[HttpProtocol | WebSocketProtocol]:
-        return cast(list[HttpProtocol | WebSocketProtocol], list(self.state.connections))
+        return cast("list[HttpProtocol | WebSocketProtocol]", list(self.state.connections))
 
     # -- ending
 
@@ -321,5 +322,3 @@ def _descriptor_limit() -> int:
     if soft == resource.RLIM_INFINITY:
         return DEFAULT_CONNECTIONS
     return max(1, min(DEFAULT_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
-
-

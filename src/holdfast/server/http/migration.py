@@ -82,9 +82,7 @@ def receive_connection(intake_recv: socket.socket) -> tuple[int, socket.socket] 
         # A reader that cannot hold one descriptor more must find that out first, as accept() does.
         os.close(os.dup(intake_recv.fileno()))
         try:
-            data, control, flags, _ = intake_recv.recvmsg(
-                1, socket.CMSG_SPACE(_FD_SIZE), _DONT_WAIT | _CLOSE_ON_EXEC
-            )
+            data, control, flags, _ = intake_recv.recvmsg(1, socket.CMSG_SPACE(_FD_SIZE), _DONT_WAIT | _CLOSE_ON_EXEC)
         except (BlockingIOError, InterruptedError):
             return None
         descriptors = _descriptors(control)

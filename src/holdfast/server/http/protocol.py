@@ -44,7 +44,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     deadline = NEVER
 
-    def __init__(self, config: Config, server_state: EngineState, listener: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, config: Config, server_state: EngineState, listener: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(config, server_state, server_state.app_state, loop)
         self.state = server_state
         self.settings = server_state.settings
@@ -65,7 +67,7 @@ class HttpProtocol(HttpToolsProtocol):
     # -- the connection's life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, transport))
+        super().connection_made(cast("asyncio.Transport", transport))
         self.migratable = self.scheme == "http" and self.state.intake is not None
         self.deadline = self.state.now + self.settings.keep_alive
         if self.state.draining:  # accepted before the drain began, attached only now
@@ -80,7 +82,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         self.state.moving.discard(self)
         self.flow.resume_writing()
-        self.parser = None
+        self.parser = cast("Any", None)
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
@@ -168,13 +170,13 @@ class HttpProtocol(HttpToolsProtocol):
             "state": self.app_state.copy(),
             "extensions": self.state.extensions,
         }
-        self.scope = cast(Any, scope)
+        self.scope = cast("Any", scope)
         self.deadline = NEVER
         if parser.should_upgrade() and self._should_upgrade():
             return
         self.state.received += 1
         cycle = Cycle(self, scope, version != "1.0" and parser.should_keep_alive(), self.expect_100_continue)
-        self.cycle = cast(Any, cycle)
+        self.cycle = cast("Any", cycle)
         if self.active is None:
             self._run(cycle)
         elif len(self.waiting) < MAX_PIPELINED:
@@ -184,7 +186,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise Refusal(400, f"More than {MAX_PIPELINED} requests are pipelined on this connection.")
 
     def on_body(self, body: bytes) -> None:
-        cycle = cast(Cycle, self.cycle)
+        cycle = cast("Cycle", self.cycle)
         self.body_size += len(body)
         limit = self.settings.max_body_size
         if limit and self.body_size > limit:
@@ -196,7 +198,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.in_message = False
         if self.parser.should_upgrade() and self._should_upgrade():
             return
-        cycle = cast(Cycle, self.cycle)
+        cycle = cast("Cycle", self.cycle)
         cycle.more_body = False
         if not cycle.response_complete:
             self.deadline = NEVER
@@ -259,7 +261,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.refusal = refusal
         self.state.refused += 1
         self.deadline = NEVER
-        cycle = cast(Cycle | None, self.cycle)
+        cycle = cast("Cycle | None", self.cycle)
         if self.active is None:
             self._send_refusal(refusal)
         elif cycle is self.active and self.in_message:  # it is this very request's body

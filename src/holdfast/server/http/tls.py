@@ -47,7 +47,9 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
             context.load_verify_locations(settings.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (ssl.SSLError, OSError, ValueError) as exc:
-        raise ConfigError("tls", str(settings.certificate), f"a certificate chain with its matching key ({exc})") from exc
+        raise ConfigError(
+            "tls", str(settings.certificate), f"a certificate chain with its matching key ({exc})"
+        ) from exc
     return context
 
 

@@ -1,0 +1,214 @@
+"""The application inside a worker: loaded, started, served and drained."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.drain import Drain
+from holdfast.core.errors import BootError
+from holdfast.core.watch import Watch
+from holdfast.server.http import HttpEngine, Listening
+from holdfast.server.http.tls import TlsSettings, make_context, watch_certificates
+from holdfast.service.interface import ASGIApp, WSGIApp, load
+from holdfast.service.lifecycle import Lifecycle, Limits
+from holdfast.service.probes import HealthRoutes
+from holdfast.supervisor.channel import Beat, Booting, Message, Retire, Start
+
+BOOT_MARGIN = 1.0
+"""Seconds before the supervisor's own limit at which a worker that is not ready says why."""
+SHUTDOWN_SHARE = 0.3
+"""Part of a drain's time that is kept for background work, the lifespan and the resources."""
+
+
+class Application:
+    """What a worker serves. ``load`` runs before the event loop, the rest on it."""
+
+    def __init__(self, start: Start, drain: Drain) -> None:
+        self._start = start
+        self._settings = start.settings
+        self._drain = drain
+        self._lifecycle: Lifecycle | None = None
+        self._engine: HttpEngine | None = None
+        self._contexts: Watch[Any] | None = None
+        self._certificates: asyncio.Task[None] | None = None
+
+    def load(self) -> None:
+        """Import the app. Raises BootError with the app's own error."""
+        settings = self._settings
+        # A deploy may have swapped a symlink: the directory is entered anew, by the name it was given.
+        os.chdir(self._start.directory)
+        target = load(settings.app, app_dir=settings.app_dir, factory=settings.factory)
+        margin = min(BOOT_MARGIN, settings.boot_timeout / 10)
+        ending = settings.stop_timeout * SHUTDOWN_SHARE
+        self._lifecycle = Lifecycle(
+            target,
+            name=settings.service_name,
+            interface="asgi3" if settings.interface == "asgi" else settings.interface,
+            limits=Limits(
+                startup=settings.boot_timeout - margin,
+                background=ending * 0.1,
+                tasks=ending * 0.5,
+                cancel=min(2.0, ending * 0.1),
+                shutdown=ending * 0.3,
+            ),
+            drain=self._drain,
+            wsgi=self._bridge,
+        )
+
+    async def start(self, say: Callable[[Message], None]) -> None:
+        """Resources, lifespan, background work, first checks, probe. Raises BootError."""
+        lifecycle = self._running
+        settings = self._settings
+        deadline = (
+            asyncio.get_running_loop().time() + settings.boot_timeout - min(BOOT_MARGIN, settings.boot_timeout / 10)
+        )
+        say(Booting("starting the app"))
+        await lifecycle.start()
+        say(Booting("waiting for the critical checks"))
+        await lifecycle.first_checks(max(0.1, deadline - asyncio.get_running_loop().time()))
+        if settings.probe:
+            say(Booting(f"probing {settings.probe}"))
+            await self._probe(settings.probe, max(0.1, deadline - asyncio.get_running_loop().time()))
+        self._engine = self._make_engine(lifecycle)
+
+    async def serve(self) -> None:
+        """Begin to accept connections."""
+        assert self._engine is not None
+        await self._engine.start(self._running.state)
+        if self._contexts is not None:
+            self._certificates = asyncio.create_task(self._follow_certificates(self._contexts), name="certificates")
+
+    async def drain(self, order: Retire) -> tuple[tuple[str, ...], int]:
+        """End connections, then the app. Returns what could not be finished, by name, and how many were handed over."""
+        within = order.within * (1 - SHUTDOWN_SHARE)
+        unfinished: tuple[str, ...] = ()
+        migrated = 0
+        if self._engine is not None:
+            report = await self._engine.drain(
+                within, migrate=order.migrate, idle_grace=order.idle_grace, reason=order.reason
+            )
+            unfinished, migrated = report.cut_requests, report.migrated
+        return unfinished + await self._end(), migrated
+
+    async def abort(self) -> None:
+        """After a failed start."""
+        if self._engine is not None:
+            await self._end()
+
+    def lame_duck(self, on: bool) -> None:
+        if self._engine is not None:
+            self._engine.lame_duck(on)
+
+    def beat(self, lag: float) -> Beat:
+        """The counters of this moment."""
+        if self._engine is None or self._lifecycle is None:
+            return Beat(lag=lag, health="starting")
+        state = self._engine.state
+        health = self._lifecycle.health.report()
+        return Beat(
+            requests=state.received,
+            in_flight=state.in_flight,
+            connections=len(state.connections),
+            accepted=state.accepted,
+            migrated=state.migrated,
+            refused=state.refused,
+            failed=state.failed,
+            lag=lag,
+            health=health.status,
+            checks=tuple(f"{check.name}: {check.reason}" for check in health.checks if check.status == "fail"),
+        )
+
+    @property
+    def _running(self) -> Lifecycle:
+        assert self._lifecycle is not None
+        return self._lifecycle
+
+    async def _end(self) -> tuple[str, ...]:
+        if self._certificates is not None:
+            self._certificates.cancel()
+            await asyncio.gather(self._certificates, return_exceptions=True)
+        report = await self._running.stop()
+        if self._engine is not None:
+            await self._engine.stop()
+        return report.problems
+
+    def _make_engine(self, lifecycle: Lifecycle) -> HttpEngine:
+        settings = self._settings
+        context = None
+        if settings.tls_certificate:
+            context = make_context(self._tls)
+            self._contexts = Watch(context)
+        listeners = []
+        for entry in self._start.sockets:
+            sock = socket.socket(fileno=entry.fd)
+            sock.setblocking(False)
+            listeners.append(Listening(entry.id, sock, context))
+        receive, send = (socket.socket(fileno=fd) for fd in self._start.intake)
+        app: ASGIApp = lifecycle.app
+        if settings.health and not lifecycle.service.health_routes:
+            app = HealthRoutes(app, lifecycle.health.report)
+        return HttpEngine(app, listeners, settings.http(), drain=self._drain, intake=(receive, send))
+
+    @property
+    def _tls(self) -> TlsSettings:
+        settings = self._settings
+        return TlsSettings(
+            certificate=Path(settings.tls_certificate),
+            key=Path(settings.tls_key) if settings.tls_key else None,
+            client_ca=Path(settings.tls_client_ca) if settings.tls_client_ca else None,
+        )
+
+    async def _follow_certificates(self, contexts: Watch[Any]) -> None:
+        assert self._engine is not None
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch_certificates(self._tls, contexts))
+            async for context in contexts.changes():
+                for listening in self._engine.listeners.values():
+                    listening.tls = context
+
+    def _bridge(self, app: WSGIApp) -> ASGIApp:
+        try:
+            from holdfast.server.wsgi import WSGIBridge
+        except ImportError as exc:
+            raise BootError(f'a WSGI app needs {exc.name}: pip install "holdfast[server]"') from exc
+        return WSGIBridge(app, threads=self._settings.wsgi_threads)
+
+    async def _probe(self, path: str, within: float) -> None:
+        """Call the app as a request would. Raises BootError unless it answers below 500."""
+        status = 0
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+
+        route, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": ("127.0.0.1", 0),
+            "client": ("127.0.0.1", 0),
+            "scheme": "http",
+            "method": "GET",
+            "root_path": "",
+            "path": route,
+            "raw_path": route.encode(),
+            "query_string": query.encode(),
+            "headers": [(b"host", b"localhost"), (b"user-agent", b"holdfast-probe")],
+            "state": self._running.state.copy(),
+            "extensions": {},
+        }
+        try:
+            async with asyncio.timeout(within):
+                await self._running.app(scope, receive, send)
+        except TimeoutError:
+            raise BootError(f"the probe of {path} got no answer within {within:g} s") from None
+        if not 0 < status < 500:
+            raise BootError(f"the probe of {path} was answered with status {status}")

@@ -1,0 +1,225 @@
+"""The control socket: how commands reach a running supervisor.
+
+A unix socket that only its owner may open. A request is one line of JSON, ``{"op": "reload"}``; the answer is any
+number of ``{"event": ...}`` lines and at last one ``{"result": ...}`` or ``{"error": ...}``.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from holdfast.core.errors import BootError, ConfigError, HoldfastError
+from holdfast.core.event import Event
+from holdfast.supervisor.address import Address
+from holdfast.supervisor.sockets import Listener, adopt, open_listener
+from holdfast.supervisor.status import Outcome
+
+if TYPE_CHECKING:
+    from holdfast.supervisor.master import Supervisor
+    from holdfast.supervisor.upgrade import Resumed
+
+logger = logging.getLogger("holdfast.control")
+
+MAX_LINE = 64 * 1024
+"""Bytes of one request."""
+MAX_CLIENTS = 64
+"""Connections at the same time."""
+REQUEST_LIMIT = 10.0
+"""Seconds within which a client must say what it wants."""
+MAX_BEHIND = 1000
+"""Events a follower may be late by; beyond it the connection ends."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What a command asks for."""
+
+    op: str
+    count: int = 0
+    on: bool = True
+    reload: bool = True
+
+
+class ControlServer:
+    """Answers commands for one supervisor, on its event loop."""
+
+    def __init__(self, supervisor: "Supervisor", path: Path) -> None:
+        self.path = path
+        self.listener: Listener | None = None
+        self._supervisor = supervisor
+        self._server: asyncio.Server | None = None
+        self._followers: dict[asyncio.Task[Any], asyncio.Queue[Event]] = {}
+        self._clients: set[asyncio.Task[Any]] = set()
+
+    async def open(self, fd: int | None = None) -> None:
+        """Listen. ``fd`` is the socket of before a re-exec. Raises ConfigError when another supervisor is running."""
+        if fd is None:
+            make_private(self.path.parent)
+            try:
+                self.listener = await open_listener(Address("unix", path=str(self.path)), 0, unix_mode=0o600)
+            except ConfigError as exc:
+                raise ConfigError(
+                    "control", str(self.path), "a free path", hint=f"{exc.hint}; give this service another --name"
+                ) from exc
+        else:
+            found = self.path.lstat() if self.path.exists() else None
+            inode = (found.st_dev, found.st_ino) if found else None
+            self.listener = adopt(fd, 0, Address("unix", path=str(self.path)), inode)
+        self._server = await asyncio.start_unix_server(self._serve, sock=self.listener.socket, limit=MAX_LINE)
+
+    async def close(self) -> None:
+        for task in list(self._clients):
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+        if self.listener is not None:
+            self.listener.close()
+
+    def publish(self, event: Event) -> None:
+        """Tell those who follow."""
+        for task, queue in list(self._followers.items()):
+            try:
+                queue.put_nowait(event)
+            except asyncio.QueueFull:
+                task.cancel()
+
+    def resume(self, resumed: "Resumed", outcome: "asyncio.Task[Any]") -> None:
+        """Answer the command that asked for the upgrade, on the connection that it still waits on."""
+        if resumed.reply_fd is not None:
+            task = asyncio.get_running_loop().create_task(self._answer_resumed(resumed.reply_fd, outcome))
+            self._clients.add(task)
+            task.add_done_callback(self._clients.discard)
+
+    async def _answer_resumed(self, fd: int, outcome: "asyncio.Task[Any]") -> None:
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        _, writer = await asyncio.open_unix_connection(sock=sock)
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            await self._conclude(writer, self._upgraded(outcome))
+
+    async def _upgraded(self, outcome: "asyncio.Task[Any]") -> Any:
+        reloaded = await asyncio.shield(outcome)
+        return _result(reloaded) if reloaded is not None else self._supervisor.status()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._clients) >= MAX_CLIENTS or not _is_ours(writer.get_extra_info("socket")):
+            writer.close()
+            return
+        self._clients.add(task)
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT):
+                line = await reader.readline()
+            if line:
+                request = msgspec.json.decode(line, type=Request)
+                if request.op == "events":
+                    await self._follow(task, reader, writer)
+                else:
+                    await self._conclude(writer, self._do(request, writer))
+        except (TimeoutError, ValueError, msgspec.DecodeError) as exc:
+            with contextlib.suppress(ConnectionError):
+                await _write(writer, {"error": {"reason": f"not a request: {exc}", "detail": ""}})
+        except ConnectionError:
+            pass  # the command has gone; what it asked for goes on or is done
+        finally:
+            self._clients.discard(task)
+            self._followers.pop(task, None)
+            writer.close()
+
+    async def _conclude(self, writer: asyncio.StreamWriter, work: Any) -> None:
+        try:
+            result = await work
+        except HoldfastError as exc:
+            reason, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
+            await _write(writer, {"error": {"reason": reason, "detail": detail}})
+        else:
+            await _write(writer, {"result": result})
+
+    async def _follow(
+        self, task: "asyncio.Task[Any]", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        queue: asyncio.Queue[Event] = asyncio.Queue(MAX_BEHIND)
+        for event in self._supervisor.history:
+            await _write(writer, {"event": event, "past": True})
+        self._followers[task] = queue
+        while True:
+            await _write(writer, {"event": await queue.get()})
+
+    async def _do(self, request: Request, writer: asyncio.StreamWriter) -> Any:
+        supervisor = self._supervisor
+        match request.op:
+            case "status":
+                return supervisor.status()
+            case "reload":
+                return _result(await supervisor.reload("command"))
+            case "upgrade":
+                sock = writer.get_extra_info("socket")
+                await supervisor.upgrade("command", reload=request.reload, reply_to=sock.fileno())
+            case "drain":
+                supervisor.drain(request.on)
+            case "scale":
+                await supervisor.scale(request.count)
+            case "stop":
+                supervisor.begin_stop("command")
+            case "kill":
+                supervisor.stop_at_once()
+            case op:
+                raise ConfigError("op", op, "status, reload, upgrade, drain, scale, stop, kill or events")
+        return supervisor.status()
+
+
+def _result(outcome: Outcome) -> Outcome:
+    if not outcome.ok:
+        raise BootError(outcome.reason, outcome.detail)
+    return outcome
+
+
+async def _write(writer: asyncio.StreamWriter, message: Any) -> None:
+    writer.write(msgspec.json.encode(message) + b"\n")
+    await writer.drain()
+
+
+def _is_ours(sock: Any) -> bool:
+    """The file's permissions keep others out; where the kernel tells who it is, it is asked besides."""
+    if sys.platform != "linux":
+        return True
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return uid in (0, os.getuid())
+
+
+def runtime_directory() -> Path:
+    """Where control sockets are: $HOLDFAST_RUNTIME, or the user's runtime directory, or one in the temporary one."""
+    given = os.environ.get("HOLDFAST_RUNTIME") or os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    if xdg := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(xdg) / "holdfast"
+    return Path(tempfile.gettempdir()) / f"holdfast-{os.getuid()}"
+
+
+def control_path(name: str) -> Path:
+    """The control socket of the service ``name``."""
+    return runtime_directory() / f"{name}.sock"
+
+
+def make_private(directory: Path) -> None:
+    """Make the directory, for its owner only. Raises ConfigError when it belongs to somebody else."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = directory.stat().st_uid
+    except OSError as exc:
+        raise ConfigError("control", str(directory), "a directory that can be made", hint=str(exc)) from exc
+    if owner not in (0, os.getuid()):
+        raise ConfigError(
+            "control", str(directory), "a directory of this user", hint=f"it belongs to user {owner}; set --control"
+        )

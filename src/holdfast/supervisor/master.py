@@ -1,0 +1,452 @@
+"""The supervisor: owns the sockets, commands the workers, and never runs a line of the application."""
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import holdfast
+from holdfast.core.errors import BootError, ConfigError, HoldfastError
+from holdfast.core.event import Event, Listeners
+from holdfast.supervisor import machine
+from holdfast.supervisor.admin import Admin
+from holdfast.supervisor.channel import Socket
+from holdfast.supervisor.control import ControlServer
+from holdfast.supervisor.pool import WorkerPool
+from holdfast.supervisor.settings import Settings
+from holdfast.supervisor.sockets import (
+    Listener,
+    drop_new_handshakes,
+    inherited_fds,
+    open_intake,
+    open_listener,
+    parse_bind,
+)
+from holdfast.supervisor.status import (
+    AnyEvent,
+    GenerationRefused,
+    Outcome,
+    ServiceStopping,
+    Status,
+    SupervisorUpgraded,
+    WorkerStatus,
+)
+from holdfast.supervisor.systemd import Notifier, scrub
+from holdfast.supervisor.upgrade import Resumed, hand_over, try_out
+
+logger = logging.getLogger("holdfast.supervisor")
+
+EXAMINE_INTERVAL = 0.25
+"""Seconds between two looks at the workers."""
+HANDSHAKE_GRACE = 0.25
+"""Seconds for handshakes under way, once no new ones begin: several round trips on any network near by."""
+BIND_WAIT = 5.0
+"""Seconds for which an address in use is tried again: workers of a killed supervisor let it go within moments."""
+HISTORY = 200
+"""Events kept for those who ask later."""
+MAX_SCALE = 1024
+"""Workers at most; more is a typing error."""
+
+EXIT_BOOT = 3
+"""Exit status of a service that could not start."""
+
+
+class Supervisor:
+    """One service: its sockets, its workers, and what people and systems tell it to do.
+
+    ``read_settings`` reads the settings anew for a reload; ConfigError from it refuses the reload. ``run`` is the
+    whole life. Everything belongs to one asyncio event loop in the main thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        read_settings: Callable[[], Settings],
+        *,
+        control: Path,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        resumed: Resumed | None = None,
+    ) -> None:
+        self.settings = settings
+        self.arguments = tuple(arguments)
+        self.environment = dict(os.environ if environment is None else environment)
+        self.events = Listeners()
+        self.history: deque[AnyEvent] = deque(maxlen=HISTORY)
+        self.state = "starting"
+        self.listeners: list[Listener] = []
+        self.upgrades = resumed.upgrades if resumed else 0
+        self.last_reload: Outcome | None = resumed.last_reload if resumed else None
+        self.pool: WorkerPool
+        self.control = ControlServer(self, control)
+        self.admin = Admin(self)
+        self._read_settings = read_settings
+        self._notifier = Notifier(self.environment)
+        self._resumed = resumed
+        self._operation = asyncio.Lock()
+        self._ended: asyncio.Future[int] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._began = time.monotonic()
+        self._examined = 0.0
+        self._children: dict[int, asyncio.Future[int]] = {}
+        self.intake: tuple[socket.socket, socket.socket]
+
+    # -- life
+
+    async def run(self) -> int:
+        """Start, serve until told to stop, and return the exit status."""
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        self.events.subscribe(self._record)
+        try:
+            await self._open()
+        except BaseException:
+            await self._close()
+            raise
+        for number, handle in (
+            (signal.SIGTERM, lambda: self.begin_stop("SIGTERM")),
+            (signal.SIGINT, self._interrupted),
+            (signal.SIGQUIT, self.stop_at_once),
+            (signal.SIGHUP, lambda: self._own(self._try(self.reload("SIGHUP")))),
+            (signal.SIGUSR2, lambda: self._own(self._try(self.upgrade("SIGUSR2")))),
+            (signal.SIGTTIN, lambda: self._own(self._try(self.scale(len(self.pool.slots) + 1)))),
+            (signal.SIGTTOU, lambda: self._own(self._try(self.scale(len(self.pool.slots) - 1)))),
+            (signal.SIGCHLD, self._reap),
+        ):
+            loop.add_signal_handler(number, handle)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a predecessor blocked them while it handed over
+        self._reap()
+        watch = self._own(self._examine())
+        try:
+            if self._resumed is None:
+                await self._first_generation()
+            else:
+                self._go_on(self._resumed)
+            return await self._ended
+        finally:
+            watch.cancel()
+            await self._close()
+
+    async def _open(self) -> None:
+        settings, resumed = self.settings, self._resumed
+        if resumed is not None:
+            self.listeners = resumed.adopt_listeners()
+            self.intake = resumed.adopt_intake()
+        else:
+            await self._bind()
+            self.intake = open_intake()
+        self.pool = WorkerPool(
+            settings,
+            sockets=[Socket(one.id, one.fileno(), one.address) for one in self.listeners],
+            intake=(self.intake[0].fileno(), self.intake[1].fileno()),
+            directory=_directory(self.environment),
+            environment=scrub(self.environment),
+            events=self.events,
+        )
+        if resumed is not None:
+            resumed.adopt_workers(self.pool)
+        await self.control.open(resumed.control_fd if resumed else None)
+        await self.admin.open(resumed.admin_fds if resumed else ())
+
+    async def _bind(self) -> None:
+        settings = self.settings
+        mode = int(settings.unix_mode, 8)
+        for inherited in inherited_fds(self.environment):
+            address = parse_bind(f"fd:{inherited.fd}")
+            self.listeners.append(await open_listener(address, len(self.listeners)))
+        if self.listeners:
+            logger.info("serving %d sockets from the service manager instead of --bind", len(self.listeners))
+            return
+        for text in settings.bind:
+            listener = await open_listener(
+                parse_bind(text), len(self.listeners), backlog=settings.backlog, unix_mode=mode, wait=BIND_WAIT
+            )
+            self.listeners.append(listener)
+
+    async def _first_generation(self) -> None:
+        count = self._count(self.settings)
+        try:
+            async with self._operation:
+                await self.pool.replace(self.settings, count, "start")
+        except BootError as exc:
+            logger.error("%s cannot start: %s", self.settings.service_name, exc)
+            self._finish(EXIT_BOOT)
+            return
+        self._serving()
+        urls = ", ".join(one.url(bool(self.settings.tls_certificate)) for one in self.listeners)
+        logger.info("%s serves %s with %d workers", self.settings.service_name, urls, count)
+
+    def _go_on(self, resumed: Resumed) -> None:
+        """After a re-exec: the workers have not noticed."""
+        self._serving()
+        self.events.emit(lambda: SupervisorUpgraded(_now(), holdfast.__version__))
+        self.pool.fill_empty("it died during the upgrade")
+        self.control.resume(resumed, self._own(self._after_upgrade(resumed)))
+
+    async def _after_upgrade(self, resumed: Resumed) -> Outcome | None:
+        return await self.reload("upgrade") if resumed.reload else None
+
+    def _serving(self) -> None:
+        if self.state == "starting":
+            self.state = "serving"
+            self._notifier.main_pid(os.getpid())
+            self._notifier.ready(self._summary())
+
+    async def _close(self) -> None:
+        await self.admin.close()
+        await self.control.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for listener in self.listeners:
+            listener.close()
+        for sock in getattr(self, "intake", ()):
+            sock.close()
+        self._notifier.close()
+
+    # -- what it can be told
+
+    async def reload(self, reason: str) -> Outcome:
+        """Replace the generation. The outcome says whether the new one serves, or why it was refused."""
+        async with self._operation:
+            self._not_stopping()
+            self._notifier.reloading(time.monotonic_ns() // 1000)
+            began = time.monotonic()
+            number = self.pool.generation + 1
+            try:
+                settings = self._settings_for_reload()
+                await self.pool.replace(settings, self._count(settings), f"reload ({reason})")
+            except (BootError, ConfigError) as exc:
+                why, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
+                outcome = Outcome(False, number, time.monotonic() - began, time.time(), why, detail)
+                logger.error(
+                    "generation %d is refused, generation %d serves on: %s%s",
+                    number,
+                    self.pool.generation,
+                    why,
+                    f"\n{detail}" if detail else "",
+                )
+                now = _now()
+                self.events.emit(lambda: GenerationRefused(now, number, why, detail))
+            else:
+                self.settings = settings
+                outcome = Outcome(True, number, time.monotonic() - began, time.time())
+            self.last_reload = outcome
+            self._notifier.ready(self._summary())
+            return outcome
+
+    async def upgrade(self, reason: str, *, reload: bool = True, reply_to: int | None = None) -> None:
+        """Re-execute this process with the code and the interpreter that are installed now. Does not return when it
+        succeeds; raises BootError when the trial of the new code fails, and then nothing has changed."""
+        async with self._operation:
+            self._not_stopping()
+            logger.info("upgrading (%s): trying the new code out first", reason)
+            await try_out(self, reload=reload, reply_to=reply_to)
+            self._notifier.reloading(time.monotonic_ns() // 1000)
+            hand_over(self, reload=reload, reply_to=reply_to)
+
+    async def scale(self, count: int) -> None:
+        """Have ``count`` workers. Raises BootError when a new one does not come up, ConfigError for a wrong number."""
+        if not 1 <= count <= MAX_SCALE:
+            raise ConfigError("workers", count, f"a number from 1 to {MAX_SCALE}")
+        async with self._operation:
+            self._not_stopping()
+            await self.pool.scale(count)
+
+    def drain(self, on: bool = True) -> None:
+        """Leave the balancer: readiness fails and clients are told to connect elsewhere. The service answers on."""
+        if self.state in ("serving", "draining"):
+            self.state = "draining" if on else "serving"
+            self.pool.lame_duck(on)
+            self._notifier.status(self._summary())
+
+    def begin_stop(self, reason: str, *, hurry: bool = False) -> None:
+        """Stop without losing a request; once begun it goes on by itself."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(reason, hurry), name="stop")
+
+    def stop_at_once(self) -> None:
+        """Kill the workers and end."""
+        logger.warning("stopping at once: requests in flight are lost")
+        self.pool.kill()
+        self._finish(0)
+
+    def _interrupted(self) -> None:
+        if self._stopping is not None:
+            self.stop_at_once()
+        else:
+            self.begin_stop("SIGINT", hurry=True)
+
+    async def _stop(self, reason: str, hurry: bool) -> None:
+        settings = self.settings
+        self.state = "stopping"
+        self._notifier.stopping(f"stopping: {reason}")
+        self.events.emit(lambda: ServiceStopping(_now(), reason))
+        logger.info("stopping (%s)", reason)
+        self.pool.prepare_stop(settings.stop_timeout, reason)
+        self.pool.lame_duck()
+        if not hurry:
+            await asyncio.sleep(settings.prestop_delay)
+        filtered = [drop_new_handshakes(listener.socket) for listener in self.listeners]
+        if not all(filtered):
+            logger.info("new connections cannot be held back here; one that comes at the last moment may be reset")
+        if any(filtered):
+            await asyncio.sleep(HANDSHAKE_GRACE)
+        stopped = self.pool.stop(settings.stop_timeout, reason, idle_grace=0.0 if hurry else settings.idle_grace)
+        for listener in self.listeners:
+            listener.close()  # the workers' copies are the last; each accepts what waits before it closes its own
+        await stopped
+        self._finish(0)
+
+    def _finish(self, status: int) -> None:
+        assert self._ended is not None
+        if not self._ended.done():
+            self._ended.set_result(status)
+
+    # -- what it watches
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self.pool.reaped(pid, status)
+            ended = self._children.pop(pid, None)
+            if ended is not None and not ended.done():
+                ended.set_result(status)
+
+    def expect_child(self, pid: int) -> "asyncio.Future[int]":
+        """The wait status of a child that is not a worker, once it has ended."""
+        return self._children.setdefault(pid, asyncio.get_running_loop().create_future())
+
+    def kill_child(self, pid: int) -> None:
+        """End such a child, unless it has ended."""
+        if pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+
+    async def _examine(self) -> None:
+        loop = asyncio.get_running_loop()
+        interval = self._notifier.watchdog_interval
+        watchdog_due = 0.0
+        self._examined = loop.time()
+        while True:
+            await asyncio.sleep(EXAMINE_INTERVAL)
+            now = loop.time()
+            if now - self._examined > 4 * EXAMINE_INTERVAL:
+                for worker in self.pool.workers.values():  # it was this process that did not run
+                    worker.beat_at = max(worker.beat_at, now)
+            self._examined = now
+            self.pool.examine(now)
+            if interval is not None and now >= watchdog_due:
+                watchdog_due = now + interval
+                self._notifier.watchdog()
+
+    def _record(self, event: Event) -> None:
+        self.history.append(event)  # type: ignore[arg-type]
+        self.control.publish(event)
+
+    # -- what it tells
+
+    def status(self) -> Status:
+        """The state of this moment."""
+        now = _now()
+        pool = self.pool
+        workers = tuple(
+            WorkerStatus(
+                slot=worker.slot,
+                pid=worker.pid,
+                generation=worker.generation,
+                state="hung" if worker.hung else worker.state,
+                phase=worker.phase if worker.state == "booting" else "",
+                uptime=now - worker.spawned_at,
+                requests=worker.beat.requests,
+                in_flight=worker.beat.in_flight,
+                connections=worker.beat.connections,
+                migrated=worker.beat.migrated,
+                failed=worker.beat.failed,
+                memory=machine.rss(worker.pid),
+                lag=worker.beat.lag,
+                silent=now - worker.beat_at,
+                health=worker.beat.health,
+                checks=worker.beat.checks,
+            )
+            for worker in sorted(pool.workers.values(), key=lambda one: (one.slot, one.serial))
+        )
+        return Status(
+            name=self.settings.service_name,
+            version=holdfast.__version__,
+            python=platform.python_version(),
+            pid=os.getpid(),
+            state=self.state,
+            generation=pool.generation,
+            uptime=time.monotonic() - self._began,
+            upgrades=self.upgrades,
+            addresses=tuple(one.url(bool(self.settings.tls_certificate)) for one in self.listeners),
+            admin=self.admin.addresses,
+            workers=workers,
+            wanted=len(pool.slots),
+            crashes=pool.crashes,
+            hangs=pool.hangs,
+            restarting=tuple(f"slot {one.index}: {one.trouble}" for one in pool.slots if one.trouble),
+            last_reload=self.last_reload,
+        )
+
+    def _summary(self) -> str:
+        return f"{self.state}: generation {self.pool.generation}, {len(self.pool.slots)} workers"
+
+    def _count(self, settings: Settings) -> int:
+        count = machine.worker_count() if settings.workers == "auto" else settings.workers
+        if not 1 <= count <= MAX_SCALE:
+            raise ConfigError("workers", count, f"a number from 1 to {MAX_SCALE}, or auto")
+        return count
+
+    def _settings_for_reload(self) -> Settings:
+        settings = self._read_settings()
+        before = self.settings.fixed()
+        for name, value in settings.fixed().items():
+            if value != before[name]:
+                raise ConfigError(name, value, f"{before[name]!r}, as at the start", hint="stop and start to change it")
+        return settings
+
+    def _not_stopping(self) -> None:
+        if self._stopping is not None:
+            raise BootError("the service is stopping")
+
+    # -- tasks
+
+    def _own(self, work: Coroutine[Any, Any, object]) -> "asyncio.Task[object]":
+        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _try(self, work: Coroutine[Any, Any, object]) -> None:
+        """For a signal nobody waits for the answer: it goes to the log."""
+        try:
+            await work
+        except HoldfastError as exc:
+            logger.error("refused: %s", exc)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _directory(environment: Mapping[str, str]) -> str:
+    """The working directory by the name it was entered with, so that a symlink that a deploy swaps is followed."""
+    here = Path.cwd()
+    named = environment.get("PWD", "")
+    if named and Path(named).is_absolute() and Path(named).exists() and Path(named).samefile(here):
+        return named
+    return str(here)

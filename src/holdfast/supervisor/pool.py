@@ -1,0 +1,398 @@
+"""The workers: booting them, replacing them, retiring them, and reviving those that die."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+from holdfast.core.errors import BootError, ConfigError
+from holdfast.core.event import Listeners
+from holdfast.supervisor import machine
+from holdfast.supervisor.channel import LameDuck, Retire, Socket, Start
+from holdfast.supervisor.process import Worker, spawn
+from holdfast.supervisor.settings import Settings
+from holdfast.supervisor.status import BootRefused, GenerationReplaced, WorkerEnded, WorkerHung, WorkerStarted
+
+logger = logging.getLogger("holdfast.supervisor")
+
+KILL_MARGIN = 5.0
+"""Seconds between the end of a worker's drain limit and SIGKILL."""
+EXIT_LIMIT = 5.0
+"""What a worker that failed to boot has to end by itself."""
+STABLE = 10.0
+"""Seconds after which a worker's death is no longer counted towards a crash loop."""
+FIRST_PAUSE = 0.25
+"""The pause before the second restart of a crash loop; it doubles from there. The first restart has none."""
+
+
+class Slot:
+    """A place for one worker. ``filling`` is the task that boots the next one, when there is one."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.worker: Worker | None = None
+        self.filling: asyncio.Task[None] | None = None
+        self.crashes = 0
+        self.trouble = ""
+        self.jitter = 0.0
+
+
+class WorkerPool:
+    """All workers of one service. Belongs to the supervisor's event loop, in the thread that starts processes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        sockets: Sequence[Socket],
+        intake: tuple[int, int],
+        directory: str,
+        environment: Mapping[str, str],
+        events: Listeners,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.generation = 0
+        self.slots: list[Slot] = []
+        self.workers: dict[int, Worker] = {}
+        self.serial = 0
+        self.crashes = 0
+        self.hangs = 0
+        self.stopping = False
+        self.lame = False
+        self._sockets = tuple(sockets)
+        self._intake = intake
+        self._directory = directory
+        self._environment = environment
+        self._events = events
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, guards nothing
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- booting
+
+    async def boot(self, slot: int, generation: int, settings: Settings) -> Worker:
+        """Start a worker and wait until it is ready. Raises BootError with the reason; then the worker is gone.
+
+        A cancellation ends the worker.
+        """
+        now = _now()
+        start = Start(settings, slot, generation, self._directory, self._sockets, self._intake, -1)
+        self.serial += 1
+        try:
+            worker = spawn(start, self._environment, [*(s.fd for s in self._sockets), *self._intake], self.serial, now)
+        except OSError as exc:
+            raise BootError(f"no process could be started: {exc}") from exc
+        self.workers[worker.pid] = worker
+        if settings.pin_cpus:
+            machine.pin(worker.pid, slot)
+        try:
+            await _wait(worker.settled, settings.boot_timeout)
+            if worker.state == "ready":
+                return worker
+            error = worker.boot_error(settings.boot_timeout)
+            if worker.failure is None and worker.exit_status is None:
+                stacks = await worker.stacks()
+                error = BootError(error.reason, "\n".join(filter(None, (error.detail, stacks))))
+            if worker.failure is not None:
+                await _wait(worker.gone, EXIT_LIMIT)
+        finally:
+            if worker.state != "ready":
+                worker.kill()
+        await _wait(worker.gone, EXIT_LIMIT)
+        raise error
+
+    def install(self, slot: Slot, worker: Worker, reason: str) -> None:
+        """Give the slot to a worker that is ready; the one that had it drains."""
+        old, slot.worker = slot.worker, worker
+        slot.trouble = ""
+        slot.jitter = self._rng.uniform(-1, 1) * self.settings.recycle_jitter
+        if self.lame:
+            worker.send(LameDuck())
+        now = _now()
+        self._events.emit(
+            lambda: WorkerStarted(
+                now, slot.index, worker.pid, worker.generation, worker.ready_at - worker.spawned_at, reason
+            )
+        )
+        if old is not None:
+            self.retire(old, reason)
+
+    def retire(self, worker: Worker, reason: str) -> None:
+        """Let a worker that has a successor drain; one that still does not answer is ended at once."""
+        now = _now()
+        worker.state = "draining"
+        if worker.hung and now - worker.beat_at > self.settings.hang_timeout:
+            worker.kill()
+            return
+        limit = self.settings.drain_timeout
+        worker.send(Retire(limit, True, min(self.settings.keep_alive, limit), reason))
+        worker.kill_at = now + limit + KILL_MARGIN
+
+    def fill(self, slot: Slot, reason: str) -> None:
+        """Boot a worker for the slot in the background, again and again until one is ready."""
+        if slot.filling is None and not self.stopping:
+            slot.filling = self.own(self._fill(slot, reason), f"fill slot {slot.index}")
+
+    async def _fill(self, slot: Slot, reason: str) -> None:
+        try:
+            while not self.stopping:
+                await asyncio.sleep(self._pause(slot.crashes))
+                try:
+                    worker = await self.boot(slot.index, self.generation, self.settings)
+                except BootError as exc:
+                    slot.crashes += 1
+                    slot.trouble = exc.reason
+                    self.refused(slot.index, self.generation, exc)
+                    continue
+                self.install(slot, worker, reason)
+                return
+        finally:
+            slot.filling = None
+
+    def refused(self, slot: int, generation: int, error: BootError) -> None:
+        """Tell that a worker did not become ready."""
+        now = _now()
+        self._events.emit(lambda: BootRefused(now, slot, generation, error.reason, error.detail))
+
+    def _pause(self, crashes: int) -> float:
+        if crashes < 2:
+            return 0.0
+        pause: float = min(self.settings.restart_backoff, FIRST_PAUSE * 2.0 ** min(crashes - 2, 30))
+        return pause * self._rng.uniform(0.5, 1.0)
+
+    # -- generations
+
+    async def replace(self, settings: Settings, count: int, reason: str) -> float:
+        """Replace all workers by ``count`` of the next generation: a canary first, then the others, and only when
+        all are ready do the old ones drain. Returns the seconds it took.
+
+        Raises BootError with the first failure; then every new worker is gone and the old ones have not noticed.
+        A cancellation does the same.
+        """
+        began = _now()
+        generation = self.generation + 1
+        places = range(count)
+        booted: dict[int, Worker] = {}
+        try:
+            booted[0] = await self.boot(0, generation, settings)
+            gate = asyncio.Semaphore(settings.surge)
+
+            async def boot(index: int) -> None:
+                async with gate:
+                    booted[index] = await self.boot(index, generation, settings)
+
+            async with asyncio.TaskGroup() as group:
+                for index in places[1:]:
+                    group.create_task(boot(index))
+            for worker in booted.values():
+                if worker.state != "ready":
+                    raise BootError(f"the worker {worker.ending} as soon as it was ready")
+        except BaseException as exc:
+            for worker in booted.values():
+                worker.kill()
+            error = _first_boot_error(exc)
+            if error is None:
+                raise
+            raise error from None
+        self.generation = generation
+        self.settings = settings
+        self.set_slots(max(count, len(self.slots)))
+        for slot in self.slots[:count]:
+            if slot.filling is not None:
+                slot.filling.cancel()
+            slot.crashes = 0
+            self.install(slot, booted[slot.index], reason)
+        self._drop_slots(count, reason)
+        seconds = _now() - began
+        self._events.emit(lambda: GenerationReplaced(_now(), generation, count, seconds))
+        return seconds
+
+    async def scale(self, count: int) -> None:
+        """Have ``count`` workers of the current generation. Raises BootError when a new one does not come up; those
+        that did stay."""
+        while len(self.slots) < count:
+            slot = Slot(len(self.slots))
+            worker = await self.boot(slot.index, self.generation, self.settings)
+            self.slots.append(slot)
+            self.install(slot, worker, "scale")
+        self._drop_slots(count, "scale")
+
+    def set_slots(self, count: int) -> None:
+        """Have at least ``count`` slots, the new ones empty."""
+        while len(self.slots) < count:
+            self.slots.append(Slot(len(self.slots)))
+
+    def forget_booting(self) -> None:
+        """Before a re-exec: workers that are not ready are ended; the successor boots others."""
+        for slot in self.slots:
+            if slot.filling is not None:
+                slot.filling.cancel()
+        for worker in self.workers.values():
+            if worker.state == "booting":
+                worker.kill()
+
+    def fill_empty(self, reason: str) -> None:
+        """Boot workers for slots that have none."""
+        for slot in self.slots:
+            if slot.worker is None:
+                self.fill(slot, reason)
+
+    def _drop_slots(self, count: int, reason: str) -> None:
+        for slot in self.slots[count:]:
+            if slot.filling is not None:
+                slot.filling.cancel()
+            if slot.worker is not None:
+                self.retire(slot.worker, reason)
+        del self.slots[count:]
+
+    # -- what happens to workers
+
+    def reaped(self, pid: int, status: int) -> None:
+        """The process ``pid`` has ended."""
+        worker = self.workers.pop(pid, None)
+        if worker is None:
+            return
+        before = worker.state
+        worker.reaped(status)
+        now = _now()
+        slot = next((slot for slot in self.slots if slot.worker is worker), None)
+        expected = before in ("draining", "booting") or self.stopping
+        unfinished = worker.retired.unfinished if worker.retired else ()
+        if before != "booting":
+            self._events.emit(
+                lambda: WorkerEnded(now, worker.slot, pid, worker.generation, worker.ending, expected, unfinished)
+            )
+        if slot is None:
+            return
+        slot.worker = None
+        if self.stopping:
+            return
+        self.crashes += not worker.hung
+        slot.crashes = slot.crashes + 1 if now - worker.ready_at < STABLE else 0
+        slot.trouble = f"the worker {worker.ending}"
+        self.fill(slot, f"the worker before it {worker.ending}")
+
+    def examine(self, now: float) -> None:
+        """Look after every worker: past its limit, silent, too large, or wishing to go. Called a few times a second."""
+        for worker in list(self.workers.values()):
+            if now > worker.kill_at:
+                worker.kill_at = float("inf")
+                self.own(self._end(worker), f"end worker {worker.pid}")
+            elif worker.state in ("ready", "draining") and not worker.hung:
+                if now - worker.beat_at > self.settings.hang_timeout:
+                    worker.hung = True
+                    self.own(self._hung(worker, now - worker.beat_at), f"hung worker {worker.pid}")
+            elif worker.hung and now - worker.beat_at < self.settings.hang_timeout:
+                worker.hung = False  # it came back; its replacement is under way and lets it drain
+        for slot in self.slots:
+            reason = self._reason_to_recycle(slot)
+            if reason and slot.filling is None:
+                self.fill(slot, reason)
+
+    def _reason_to_recycle(self, slot: Slot) -> str:
+        worker, settings = slot.worker, self.settings
+        if worker is None or worker.state != "ready":
+            return ""
+        share = 1 + slot.jitter
+        if worker.leaving:
+            return worker.leaving
+        if settings.max_requests and worker.beat.requests >= settings.max_requests * share:
+            return f"it served {worker.beat.requests} requests"
+        if settings.max_memory and (memory := machine.rss(worker.pid)) >= settings.max_memory * share:
+            return f"it holds {memory >> 20} MiB of memory"
+        return ""
+
+    async def _hung(self, worker: Worker, seconds: float) -> None:
+        """The stacks first, then a replacement, then the end of what hangs."""
+        self.hangs += 1
+        stacks = await worker.stacks()
+        self._events.emit(lambda: WorkerHung(_now(), worker.slot, worker.pid, seconds, stacks))
+        slot = next((slot for slot in self.slots if slot.worker is worker), None)
+        if slot is not None:
+            self.fill(slot, f"the worker before it hung for {seconds:.1f} s")
+        elif worker.state == "draining":
+            worker.kill()
+
+    async def _end(self, worker: Worker) -> None:
+        stacks = await worker.stacks()
+        logger.error("worker %d is past its limit and is killed; it was at:\n%s", worker.pid, stacks or "(no stacks)")
+        worker.kill()
+
+    # -- the end
+
+    def lame_duck(self, on: bool = True) -> None:
+        """All workers answer with ``Connection: close``; those that drain stop handing connections over."""
+        self.lame = on
+        for worker in self.workers.values():
+            if worker.state == "ready":
+                worker.send(LameDuck(on))
+
+    def prepare_stop(self, within: float, reason: str) -> None:
+        """No more boots, and nobody hands connections over any more: soon nobody takes them."""
+        self.stopping = True
+        for slot in self.slots:
+            if slot.filling is not None:
+                slot.filling.cancel()
+        for worker in self.workers.values():
+            if worker.state == "booting":
+                worker.kill()
+            elif worker.state == "draining":
+                worker.send(Retire(within, False, min(self.settings.idle_grace, within), reason))
+
+    async def stop(self, within: float, reason: str, *, idle_grace: float) -> None:
+        """Drain every worker and wait for the end of all; past ``within`` and a margin they are killed."""
+        self.prepare_stop(within, reason)
+        now = _now()
+        grace = min(idle_grace, within)
+        for worker in self.workers.values():
+            if worker.state == "ready":
+                worker.state = "draining"
+                worker.send(Retire(within, False, grace, reason))
+            worker.kill_at = min(worker.kill_at, now + within + KILL_MARGIN)
+        last = now + within + 2 * KILL_MARGIN
+        for worker in list(self.workers.values()):
+            await _wait(worker.gone, last - _now())
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def kill(self) -> None:
+        """End every worker now."""
+        self.stopping = True
+        for worker in self.workers.values():
+            worker.kill()
+
+    def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run ``work`` in a task of the pool's; a failure is logged."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("%s failed", task.get_name(), exc_info=exc)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _wait(event: asyncio.Event, within: float) -> None:
+    try:
+        async with asyncio.timeout(max(0.0, within)):
+            await event.wait()
+    except TimeoutError:
+        pass  # the caller looks at the state
+
+
+def _first_boot_error(exc: BaseException) -> BootError | None:
+    if isinstance(exc, BootError):
+        return exc
+    if isinstance(exc, ConfigError):
+        return BootError(str(exc))
+    if isinstance(exc, BaseExceptionGroup):
+        return next(filter(None, (_first_boot_error(inner) for inner in exc.exceptions)), None)
+    return None

@@ -1,0 +1,262 @@
+"""Re-executing the supervisor: new code, new interpreter, the same process, sockets and workers."""
+
+import asyncio
+import base64
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from holdfast.core.errors import BootError
+from holdfast.supervisor.process import Worker, anonymous_file
+from holdfast.supervisor.sockets import Listener, adopt, parse_bind
+from holdfast.supervisor.status import Outcome
+
+if TYPE_CHECKING:
+    from holdfast.supervisor.master import Supervisor
+    from holdfast.supervisor.pool import WorkerPool
+
+logger = logging.getLogger("holdfast.supervisor")
+
+VARIABLE = "HOLDFAST_RESUME"
+"""Names the descriptor of the state, in the environment of the successor."""
+FORMAT = 1
+"""Of the state. A successor that does not know it refuses in the trial, where nothing is lost."""
+TRIAL_LIMIT = 30.0
+"""Seconds for the trial of the new code."""
+MAX_STATE = 16 << 20
+HELD_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGCHLD,
+)
+"""Blocked while one program replaces the other; the kernel keeps them until the new one listens."""
+
+
+class HeldListener(msgspec.Struct, frozen=True):
+    """A listening socket that stays open."""
+
+    id: int
+    fd: int
+    requested: str
+    inode: tuple[int, int] | None
+
+
+class HeldWorker(msgspec.Struct, frozen=True):
+    """A worker that goes on. Times are of the monotonic clock, which a re-exec does not reset."""
+
+    serial: int
+    slot: int
+    generation: int
+    pid: int
+    channel: int
+    dump: int
+    unread: str
+    state: str
+    current: bool
+    spawned_at: float
+    ready_at: float
+    kill_at: float | None
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """Everything a successor needs. Read from a descriptor; adopting takes the descriptors over."""
+
+    format: int
+    trial: bool
+    listeners: tuple[HeldListener, ...]
+    intake: tuple[int, int]
+    control_fd: int
+    admin_fds: tuple[int, ...]
+    workers: tuple[HeldWorker, ...]
+    slots: int
+    generation: int
+    serial: int
+    crashes: int
+    hangs: int
+    upgrades: int
+    lame: bool
+    reload: bool
+    reply_fd: int | None
+    last_reload: Outcome | None
+
+    def adopt_listeners(self) -> list[Listener]:
+        return [adopt(held.fd, held.id, parse_bind(held.requested), held.inode) for held in self.listeners]
+
+    def adopt_intake(self) -> tuple[socket.socket, socket.socket]:
+        receive, send = (socket.socket(fileno=fd) for fd in self.intake)
+        for sock in (receive, send):
+            sock.set_inheritable(False)
+            sock.setblocking(False)
+        return receive, send
+
+    def adopt_workers(self, pool: "WorkerPool") -> None:
+        """Put the workers back into their slots. Those that have died meanwhile are found by the next reaping."""
+        now = asyncio.get_running_loop().time()
+        pool.generation, pool.serial = self.generation, self.serial
+        pool.crashes, pool.hangs, pool.lame = self.crashes, self.hangs, self.lame
+        pool.set_slots(self.slots)
+        for held in self.workers:
+            os.set_inheritable(held.dump, False)
+            worker = Worker(held.serial, held.slot, held.generation, held.pid, held.dump, held.spawned_at)
+            worker.state = "draining" if held.state == "draining" else "ready"
+            worker.ready_at, worker.beat_at = held.ready_at, now
+            worker.kill_at = float("inf") if held.kill_at is None else held.kill_at
+            worker.settled.set()
+            sock = socket.socket(fileno=held.channel)
+            sock.set_inheritable(False)
+            worker.connect(sock, base64.b64decode(held.unread))
+            pool.workers[held.pid] = worker
+            if held.current:
+                pool.slots[held.slot].worker = worker
+
+
+def read_state(environment: dict[str, str]) -> Resumed | None:
+    """The state a predecessor left, or None. Takes the variable out. Raises BootError when it cannot be read."""
+    text = environment.pop(VARIABLE, "")
+    if not text:
+        return None
+    try:
+        fd = int(text)
+        data = os.pread(fd, MAX_STATE, 0)
+        os.close(fd)
+        state = msgspec.json.decode(data, type=Resumed)
+    except (ValueError, OSError, msgspec.DecodeError) as exc:
+        raise BootError(f"the state of the supervisor before the upgrade cannot be read: {exc}") from exc
+    if state.format != FORMAT:
+        raise BootError(f"the state of the supervisor before the upgrade has format {state.format}, not {FORMAT}")
+    return state
+
+
+async def try_out(supervisor: "Supervisor", *, reload: bool, reply_to: int | None) -> None:
+    """Let the new code read the state in a process of its own. Raises BootError with what it printed when it fails."""
+    output = anonymous_file()
+    state = _write_state(_collect(supervisor, reload=reload, reply_to=reply_to, trial=True))
+    try:
+        os.set_inheritable(state, True)
+        try:
+            pid = os.posix_spawn(  # noqa: ASYNC221 - returns at once
+                sys.executable,
+                _arguments(supervisor),
+                _environment(supervisor, state),
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, output, 1),
+                    (os.POSIX_SPAWN_DUP2, output, 2),
+                ],
+                setsigmask=(),
+            )
+        except OSError as exc:
+            raise BootError(f"the new interpreter {sys.executable} cannot be started: {exc}") from exc
+        ended = supervisor.expect_child(pid)
+        try:
+            async with asyncio.timeout(TRIAL_LIMIT):
+                status = os.waitstatus_to_exitcode(await ended)
+        except BaseException as exc:
+            supervisor.kill_child(pid)
+            if isinstance(exc, TimeoutError):
+                raise BootError(f"the trial of the new code did not end within {TRIAL_LIMIT:g} s") from None
+            raise
+        if status != 0:
+            said = os.pread(output, 64 * 1024, 0).decode(errors="replace").strip()
+            raise BootError(f"the new code failed its trial with status {status}, the old one stays", said)
+    finally:
+        os.close(state)
+        os.close(output)
+
+
+def hand_over(supervisor: "Supervisor", *, reload: bool, reply_to: int | None) -> None:
+    """Replace this program. Returns only by raising BootError, and then everything is as before."""
+    supervisor.pool.forget_booting()
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    resumed = _collect(supervisor, reload=reload, reply_to=reply_to, trial=False)
+    state = _write_state(resumed)
+    kept = [
+        state,
+        *(held.fd for held in resumed.listeners),
+        *resumed.intake,
+        resumed.control_fd,
+        *resumed.admin_fds,
+        *(fd for held in resumed.workers for fd in (held.channel, held.dump)),
+        *(() if reply_to is None else (reply_to,)),
+    ]
+    for fd in kept:
+        os.set_inheritable(fd, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execve(sys.executable, _arguments(supervisor), _environment(supervisor, state))  # noqa: S606 - that is the point
+    except OSError as exc:
+        for fd in kept:
+            os.set_inheritable(fd, False)
+        os.close(state)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+        raise BootError(f"{sys.executable} cannot be executed: {exc}; the old code stays") from exc
+
+
+def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, trial: bool) -> Resumed:
+    pool = supervisor.pool
+    intake = supervisor.intake
+    assert supervisor.control.listener is not None
+    return Resumed(
+        format=FORMAT,
+        trial=trial,
+        listeners=tuple(
+            HeldListener(one.id, one.fileno(), str(one.requested), one.inode) for one in supervisor.listeners
+        ),
+        intake=(intake[0].fileno(), intake[1].fileno()),
+        control_fd=supervisor.control.listener.fileno(),
+        admin_fds=tuple(one.fileno() for one in supervisor.admin.listeners),
+        workers=tuple(
+            HeldWorker(
+                serial=worker.serial,
+                slot=worker.slot,
+                generation=worker.generation,
+                pid=worker.pid,
+                channel=worker.channel.sock.fileno(),
+                dump=worker.dump,
+                unread=base64.b64encode(worker.channel.unread).decode(),
+                state=worker.state,
+                current=any(slot.worker is worker for slot in pool.slots),
+                spawned_at=worker.spawned_at,
+                ready_at=worker.ready_at,
+                kill_at=None if worker.kill_at == float("inf") else worker.kill_at,
+            )
+            for worker in pool.workers.values()
+            if worker.state in ("ready", "draining")
+        ),
+        slots=len(pool.slots),
+        generation=pool.generation,
+        serial=pool.serial,
+        crashes=pool.crashes,
+        hangs=pool.hangs,
+        upgrades=supervisor.upgrades + 1,
+        lame=pool.lame,
+        reload=reload,
+        reply_fd=reply_to,
+        last_reload=supervisor.last_reload,
+    )
+
+
+def _write_state(state: Resumed) -> int:
+    fd = anonymous_file()
+    os.write(fd, msgspec.json.encode(state))
+    return fd
+
+
+def _arguments(supervisor: "Supervisor") -> list[str]:
+    return [sys.executable, "-P", "-m", "holdfast", *supervisor.arguments]
+
+
+def _environment(supervisor: "Supervisor", state: int) -> Mapping[str, str]:
+    return {**supervisor.environment, VARIABLE: str(state)}

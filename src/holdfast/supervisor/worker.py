@@ -1,0 +1,236 @@
+"""A worker process: one interpreter, one event loop, one copy of the application."""
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from holdfast.core.drain import Drain, use_drain
+from holdfast.core.errors import BootError, ConfigError
+from holdfast.supervisor import machine
+from holdfast.supervisor.application import Application
+from holdfast.supervisor.channel import (
+    AnyMessage,
+    Booting,
+    Channel,
+    Failed,
+    LameDuck,
+    Leave,
+    Message,
+    Ready,
+    Retire,
+    Retired,
+    Start,
+    frame,
+    read_start,
+)
+from holdfast.supervisor.process import DUMP_SIGNAL
+from holdfast.telemetry.logs import configure
+
+logger = logging.getLogger("holdfast.worker")
+
+BEAT_INTERVAL = 1.0
+"""Seconds between two signs of life."""
+ORPHAN_MARGIN = 10.0
+"""What an orphan has over its drain limit before its thread ends it, loop or no loop."""
+START_LIMIT = 10.0
+"""Seconds within which the supervisor's first word must come."""
+MAX_DETAIL = 32 * 1024
+"""Characters of an app's error that are reported, its end."""
+EXIT_BOOT = 3
+EXIT_ORPHAN = 4
+
+
+class WorkerProcess:
+    """From the first word of the supervisor to the end of the process."""
+
+    def __init__(self, start: Start, sock: socket.socket) -> None:
+        self.start = start
+        self.settings = start.settings
+        self._sock = sock
+        self._drain = Drain()
+        self._retire: asyncio.Future[Retire] | None = None
+        self._channel: Channel | None = None
+        self._application: Application | None = None
+        self._beat_due = 0.0
+        self._lag = 0.0
+
+    def say(self, message: Message) -> None:
+        """Before the loop runs the socket is written directly; afterwards the channel does it."""
+        if self._channel is not None:
+            self._channel.send(message)
+        else:
+            with contextlib.suppress(OSError):
+                self._sock.sendall(frame(message))
+
+    def run(self) -> int:
+        """The whole life; returns the exit status."""
+        saved = machine.lower_priority()
+        try:
+            self.say(Booting("importing the app"))
+            self._application = Application(self.start, self._drain)
+            self._application.load()
+            with asyncio.Runner(loop_factory=_loop_factory(self.settings.loop)) as runner:
+                return runner.run(self._live(lambda: machine.restore_priority(saved)))
+        except BootError as exc:
+            self._report(exc.reason, exc.detail)
+        except ConfigError as exc:
+            self._report(str(exc), "")
+        except BaseException as exc:  # whatever an app does at import, SystemExit too, is the reason of the refusal
+            self._report(f"the app raised {type(exc).__name__}: {exc}", traceback.format_exc())
+        return EXIT_BOOT
+
+    async def _live(self, booted: Callable[[], Any]) -> int:
+        loop = asyncio.get_running_loop()
+        self._retire = loop.create_future()
+        self._channel = Channel(self._sock, self._hear, self._orphaned)
+        loop.add_signal_handler(signal.SIGTERM, self._asked_to_leave)
+        application = self._application
+        assert application is not None
+        with use_drain(self._drain):
+            self._beat_due = loop.time()
+            beats = loop.create_task(self._beats(), name="holdfast heartbeat")
+            try:
+                await application.start(self.say)
+                if not self._retire.done():
+                    _tune_collector()
+                    booted()
+                    await application.serve()
+                    self.say(Ready())
+                order = await self._retire
+                unfinished, migrated = await application.drain(order)
+                self.say(Retired(unfinished, migrated))
+                if unfinished:
+                    logger.warning("not finished when the worker ended: %s", ", ".join(unfinished))
+                await self._flush()
+            except BootError as exc:
+                await application.abort()
+                self._report(exc.reason, exc.detail)
+                await self._flush()
+                return EXIT_BOOT
+            finally:
+                beats.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await beats
+        return 0
+
+    async def _beats(self) -> None:
+        """From the loop, not from a thread: a blocked loop is to be seen."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            self._lag = max(0.0, now - self._beat_due)
+            assert self._channel is not None
+            assert self._application is not None
+            if self._channel.idle:  # a supervisor that does not read needs no pile of old news
+                self._channel.send(self._application.beat(self._lag))
+            self._beat_due = now + BEAT_INTERVAL
+            await asyncio.sleep(BEAT_INTERVAL)
+
+    def _hear(self, message: AnyMessage) -> None:
+        match message:
+            case LameDuck(on):
+                if self._application is not None:
+                    self._application.lame_duck(on)
+            case Retire():
+                self._order(message)
+            case _:
+                pass  # what only a worker says
+
+    def _order(self, order: Retire) -> None:
+        assert self._retire is not None
+        if not self._retire.done():
+            self._retire.set_result(order)
+
+    def _asked_to_leave(self) -> None:
+        """SIGTERM from somebody: a replacement comes first, then the supervisor says when to drain."""
+        self.say(Leave("it got SIGTERM"))
+
+    def _orphaned(self) -> None:
+        """The supervisor is gone. There is no successor: finish what is here and end."""
+        logger.error("the supervisor is gone: this worker drains and ends")
+        settings = self.settings
+        self._order(Retire(settings.stop_timeout, False, min(settings.idle_grace, settings.stop_timeout), "orphaned"))
+
+    async def _flush(self) -> None:
+        assert self._channel is not None
+        for _ in range(100):  # a second at most: the supervisor may be stopped
+            if self._channel.idle:
+                return
+            await asyncio.sleep(0.01)
+
+    def _report(self, reason: str, detail: str) -> None:
+        detail = detail[-MAX_DETAIL:]
+        logger.error("%s%s", reason, f"\n{detail}" if detail else "")
+        self.say(Failed(reason[:1024], detail))
+
+
+def main() -> int:
+    """Entry of ``python -m holdfast.supervisor.worker FD``."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to the whole group; the supervisor decides
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.set_inheritable(False)
+    start = read_start(sock, START_LIMIT)
+    if start is None:
+        return EXIT_ORPHAN
+    for fd in (start.dump, *start.intake, *(entry.fd for entry in start.sockets)):
+        os.set_inheritable(fd, False)
+    faulthandler.register(DUMP_SIGNAL, file=start.dump, all_threads=True)
+    os.environ["HOLDFAST_WORKER"] = str(start.slot)
+    os.environ["HOLDFAST_GENERATION"] = str(start.generation)
+    settings = start.settings
+    configure(
+        format=settings.log_format,
+        level=settings.log_level,
+        labels={"service": settings.service_name, "worker": start.slot, "generation": start.generation},
+    )
+    limit = settings.stop_timeout + ORPHAN_MARGIN
+    threading.Thread(target=_end_with_supervisor, args=(sock.fileno(), limit), daemon=True, name="lifeline").start()
+    sys.argv[:] = [settings.app]
+    return WorkerProcess(start, sock).run()
+
+
+def _end_with_supervisor(fd: int, limit: float) -> None:
+    """In a thread of its own: an orphan whose loop is blocked ends too, only later."""
+    poller = select.poll()
+    poller.register(fd, 0)  # a hang-up is reported without being asked for
+    poller.poll()
+    time.sleep(limit)
+    os._exit(EXIT_ORPHAN)
+
+
+def _tune_collector() -> None:
+    """What start-up left stays for ever: take it out of the collector's sight, and collect less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if name != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if name == "uvloop":
+                raise BootError(
+                    'uvloop is not installed: pip install "holdfast[server]", or use --loop asyncio'
+                ) from None
+        else:
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())
