@@ -1,6 +1,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def raiser(error: BaseException) -> Callable[[int], Any]:
 def test_a_failing_loop_is_restarted_with_growing_delays_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     times: list[float] = []
     report = run(Background("poll", recorded(times, raiser(ValueError("bad"))), NONE), seconds=300)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     for number, gap in enumerate(gaps):
         full = min(30.0, 0.1 * 2**number)
         assert full / 2 <= gap <= full + 1e-9
@@ -150,9 +151,7 @@ def test_scheduled_runs_keep_to_the_schedule_without_drift() -> None:
 def test_missed_ticks_become_one_run_and_runs_never_overlap() -> None:
     times: list[float] = []
     slow = {1: 35.0}
-    run(
-        Every("tick", recorded(times, lambda count: asyncio.sleep(slow.get(count, 1.0))), NONE, 10.0), seconds=65
-    )
+    run(Every("tick", recorded(times, lambda count: asyncio.sleep(slow.get(count, 1.0))), NONE, 10.0), seconds=65)
     assert times == pytest.approx([10, 45, 50, 60])
 
 
@@ -189,9 +188,7 @@ def test_a_run_under_way_may_finish_at_shutdown_and_no_other_begins() -> None:
 
 
 @given(st.floats(0.01, 100), st.integers(1, 1000), st.floats(0, 1e5))
-def test_the_next_tick_is_later_and_never_more_than_one_run_behind(
-    interval: float, tick: int, late: float
-) -> None:
+def test_the_next_tick_is_later_and_never_more_than_one_run_behind(interval: float, tick: int, late: float) -> None:
     elapsed = tick * interval + late
     following = Every("tick", recorded([], raiser(ValueError())), NONE, interval).next_tick(tick, elapsed)
     assert following > tick

@@ -16,9 +16,7 @@ from holdfast.service.probes import HealthRoutes, answer
 NONE = Needs((), ())
 
 
-def watched(
-    check: Check | list[Check], look: Callable[[Health, VirtualClock], Any], drain: Drain | None = None
-) -> Any:
+def watched(check: Check | list[Check], look: Callable[[Health, VirtualClock], Any], drain: Drain | None = None) -> Any:
     """What ``look`` returns while the checks run, on virtual time."""
     clock = VirtualClock()
 
@@ -73,9 +71,7 @@ def test_a_failing_check_that_is_not_critical_only_warns() -> None:
         await asyncio.sleep(1)
         return health.report()
 
-    report = watched(
-        [Check("cache", answers([False]), NONE, critical=False), Check("db", answers([True]), NONE)], look
-    )
+    report = watched([Check("cache", answers([False]), NONE, critical=False), Check("db", answers([True]), NONE)], look)
     assert report.status == "warn"
     assert report.ready
 
@@ -125,7 +121,7 @@ def test_a_sync_check_that_hangs_is_not_started_twice() -> None:
         health = Health(Drain())
         health.start([Check("db", check, NONE, every=0.01, timeout=0.01)], {})
         states = [health._states["db"]]
-        seen = set()
+        seen: set[str] = set()
         async with asyncio.timeout(10):
             while len(seen) < 5:  # five periods have gone by
                 seen.add(states[0].report(0).reason)
@@ -139,6 +135,18 @@ def test_a_sync_check_that_hangs_is_not_started_twice() -> None:
     asyncio.run(main())
     assert threads[0].daemon
     assert threads[0] is not threading.main_thread()
+
+
+@pytest.mark.parametrize("error", [StopIteration(), SystemExit(3), OSError("refused")])
+def test_a_sync_check_may_raise_what_it_likes(error: BaseException) -> None:
+    def check() -> None:
+        raise error
+
+    async def look(health: Health, _: VirtualClock) -> str:
+        await asyncio.sleep(0.5)
+        return health.report().checks[0].reason
+
+    assert type(error).__name__ in watched(Check("db", check, NONE, timeout=100.0), look)
 
 
 def test_a_result_that_is_too_old_is_a_failure() -> None:
@@ -159,9 +167,7 @@ def test_the_first_checks_are_waited_for_and_tried_soon_again() -> None:
         await health.first_checks(60)
         return clock.now() - began
 
-    took = watched(
-        Check("db", answers([OSError("no"), OSError("no"), OSError("no"), None]), NONE, every=30.0), look
-    )
+    took = watched(Check("db", answers([OSError("no"), OSError("no"), OSError("no"), None]), NONE, every=30.0), look)
     assert took == pytest.approx(0.25 + 0.5 + 1.0)
 
 

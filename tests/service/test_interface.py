@@ -135,7 +135,7 @@ class Asgi2:
         (AsgiObject().__call__, "asgi3"),
         (decorated(asgi_function), "asgi3"),
         (functools.partial(asgi_function), "asgi3"),
-        (lambda scope, receive, send: asgi_function(scope, receive, send), "asgi3"),
+        (lambda scope, receive, send: asgi_function(scope, receive, send=send), "asgi3"),
         (FastAPI(), "asgi3"),
         (Starlette(), "asgi3"),
         (Service("x", asgi_function), "asgi3"),

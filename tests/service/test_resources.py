@@ -1,5 +1,6 @@
 import asyncio
 import contextvars
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -205,12 +206,11 @@ def test_a_resource_that_dies_while_serving_is_logged(caplog: pytest.LogCaptureF
 
 
 def test_sys_exit_in_a_resource_is_a_failed_start() -> None:
-    async def leaves() -> AsyncIterator[int]:
-        raise SystemExit(3)
-        yield 1
+    async def leaves() -> AsyncIterator[Any]:
+        yield sys.exit(3)
 
     async def main() -> None:
-        with pytest.raises(BootError, match="'leaves' failed to start.*SystemExit 3"):
+        with pytest.raises(BootError, match=r"'leaves' failed to start.*SystemExit 3"):
             await OpenResources().start([declare(leaves, "leaves")])
 
     VirtualClock().run(main())

@@ -31,7 +31,9 @@ def test_a_spawned_task_gives_its_result_to_whoever_awaits_it() -> None:
     assert VirtualClock().run(main()) == 2
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt(), BaseExceptionGroup("two", [SystemExit(3)])]
+)
 def test_a_task_that_fails_is_logged_with_its_stack_and_harms_nobody(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:

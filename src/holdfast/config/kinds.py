@@ -1,11 +1,13 @@
 """What one setting may hold: reading it from text or from TOML, and saying what was expected.
 
 A setting's type is taken apart once into plain ``Kind`` values, tried in order, text last of all, since
-everything is text. Constraints are enforced here: msgspec refuses them on durations, sizes and unions.
+everything is text. Constraints are enforced here, whether they stand in a ``msgspec.Meta`` or in its ``extra``:
+msgspec itself refuses ``Meta(ge=...)`` on durations, sizes and unions as soon as it encodes or decodes them.
 """
 
 import difflib
 import math
+import operator
 import re
 import types
 import typing
@@ -33,6 +35,20 @@ TEXT_LIMIT: Final = 64 * 1024
 CLOSE_ENOUGH: Final = 0.5
 """How alike (``difflib.SequenceMatcher.ratio``) a name must be to be suggested."""
 
+NUMBERS: Final = ("ge", "gt", "le", "lt", "multiple_of")
+LENGTHS: Final = ("min_length", "max_length")
+RULES: Final[dict[str, tuple[str, Callable[[Any, Any], bool]]]] = {
+    "ge": ("at least {}", operator.ge),
+    "gt": ("more than {}", operator.gt),
+    "le": ("at most {}", operator.le),
+    "lt": ("less than {}", operator.lt),
+    "multiple_of": ("a multiple of {}", lambda value, limit: value % limit == 0),
+    "min_length": ("of length {} or more", lambda value, limit: len(value) >= limit),
+    "max_length": ("of length {} or less", lambda value, limit: len(value) <= limit),
+    "pattern": ("matching {}", lambda value, limit: re.search(limit, value) is not None),
+}
+"""The constraints of ``msgspec.Meta``: their words in a message, and whether a value meets them."""
+
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
 
 
@@ -46,16 +62,19 @@ class Refused(ValueError):  # noqa: N818 - never leaves this room: it becomes a 
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """One alternative of a setting's type: a scalar class, one literal, ``None``, or a tuple of scalars."""
+    """One alternative of a setting's type: a scalar class, one literal, ``None``, or a tuple of scalars.
+
+    ``limits`` are pairs of a name in ``RULES`` and its number or pattern.
+    """
 
     type: Any
-    metas: tuple[msgspec.Meta, ...] = ()
+    limits: tuple[tuple[str, Any], ...] = ()
     literal: Any = msgspec.UNSET
     items: tuple["Kind", ...] = ()
 
 
 def kinds_of(annotation: Any, metas: tuple[msgspec.Meta, ...] = ()) -> tuple[Kind, ...]:
-    """The alternatives of ``annotation``, the pickiest first. ``TypeError`` for a type settings cannot have."""
+    """The alternatives of ``annotation``, pickiest first. ``TypeError`` for a type that settings cannot have."""
     return tuple(sorted(_taken_apart(annotation, metas), key=_pickiness))
 
 
@@ -109,13 +128,26 @@ def _taken_apart(annotation: Any, metas: tuple[msgspec.Meta, ...]) -> typing.Ite
         for literal in arguments:
             yield Kind(type(literal), (), literal)
     elif origin is tuple and len(arguments) == 2 and arguments[1] is ...:
-        yield Kind(tuple, metas, items=kinds_of(arguments[0]))
+        yield Kind(tuple, _limits(metas, LENGTHS), items=kinds_of(arguments[0]))
     elif annotation in (None, type(None)):
         yield Kind(type(None))
     elif annotation in (str, bool, int, float, Duration, Size):
-        yield Kind(annotation, metas)
+        applicable = {str: (*LENGTHS, "pattern"), bool: ()}.get(annotation, NUMBERS)
+        yield Kind(annotation, _limits(metas, applicable))
     else:
         raise TypeError(f"a setting cannot be of type {annotation!r}")
+
+
+def _limits(metas: tuple[msgspec.Meta, ...], rules: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """The limits that ``metas`` set themselves or, where msgspec would not have them, in their ``extra``."""
+    found: list[tuple[str, Any]] = []
+    for meta in metas:
+        for rule in rules:
+            limit = getattr(meta, rule)
+            limit = (meta.extra or {}).get(rule) if limit is None else limit
+            if limit is not None:
+                found.append((rule, limit))
+    return tuple(found)
 
 
 def _first(kinds: tuple[Kind, ...], value: Any, convert: Callable[[Kind, Any], Any], list_form: str) -> Any:
@@ -179,22 +211,7 @@ def _demand(holds: bool, value: Any) -> Any:
 
 
 def _within(kind: Kind, value: Any) -> bool:
-    return all(_meets(meta, value) for meta in kind.metas)
-
-
-def _meets(meta: msgspec.Meta, value: Any) -> bool:
-    if isinstance(value, str) and meta.pattern is not None and not re.search(meta.pattern, value):
-        return False
-    if isinstance(value, str | tuple):
-        shortest, longest = meta.min_length or 0, meta.max_length
-        return len(value) >= shortest and (longest is None or len(value) <= longest)
-    return (
-        (meta.ge is None or value >= meta.ge)
-        and (meta.gt is None or value > meta.gt)
-        and (meta.le is None or value <= meta.le)
-        and (meta.lt is None or value < meta.lt)
-        and (meta.multiple_of is None or value % meta.multiple_of == 0)
-    )
+    return all(RULES[rule][1](value, limit) for rule, limit in kind.limits)
 
 
 def _phrase(kind: Kind, list_form: str) -> str:
@@ -209,25 +226,5 @@ def _phrase(kind: Kind, list_form: str) -> str:
         Size: "a size such as 64KiB or 1MB",
     }
     noun = f"{expected(kind.items)}{list_form}" if kind.type is tuple else nouns[kind.type]
-    return ", ".join([noun, *(limit for meta in kind.metas for limit in _limits(kind, meta))])
-
-
-def _limits(kind: Kind, meta: msgspec.Meta) -> typing.Iterator[str]:
     shown: Callable[[Any], str] = {Duration: format_duration, Size: format_size}.get(kind.type, str)
-    if kind.type in (str, tuple):
-        unit = "characters" if kind.type is str else "items"
-        numbers = {"at least": meta.min_length, "at most": meta.max_length}
-        yield from (f"{words} {limit} {unit}" for words, limit in numbers.items() if limit is not None)
-        if meta.pattern is not None:
-            yield f"matching {meta.pattern}"
-        return
-    if kind.type is bool:
-        return
-    limits = {
-        "at least": meta.ge,
-        "more than": meta.gt,
-        "at most": meta.le,
-        "less than": meta.lt,
-        "a multiple of": meta.multiple_of,
-    }
-    yield from (f"{words} {shown(limit)}" for words, limit in limits.items() if limit is not None)
+    return ", ".join([noun, *(RULES[rule][0].format(shown(limit)) for rule, limit in kind.limits)])

@@ -17,6 +17,8 @@ UNITS: Final[dict[str, Decimal]] = {
 EXAMPLES: Final = "500ms, 1.5s, 1m30s, 2h"
 TEXT_LIMIT: Final = 64
 """Characters; no sensible duration is longer."""
+SHORT: Final = 1e-9
+"""Seconds below which a duration is written as plain seconds too."""
 LONG: Final = 1e9
 """Seconds (31 years) from which a duration is written as plain seconds."""
 
@@ -66,7 +68,7 @@ def format_duration(seconds: float) -> str:
     """The shortest usual text for ``seconds`` (0 or more), which ``parse_duration`` reads back exactly."""
     seconds = _checked(seconds, seconds)
     plain = f"{seconds!r}s".replace(".0s", "s")
-    if seconds >= LONG:
+    if seconds >= LONG or 0 < seconds < SHORT:
         return plain
     text = _spelled(Decimal(repr(seconds)))
     return text if parse_duration(text) == seconds else plain

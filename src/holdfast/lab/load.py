@@ -95,9 +95,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         _demand(0 <= self.failure_pause <= 60, "failure_pause", self.failure_pause, "0 to 60 s")
         _demand(self.rate is None or 0 < self.rate <= 1e6, "rate", self.rate, "above 0, at most 1000000")
         _demand(not (self.rate and self.mode == "think"), "rate", self.rate, "left out in mode 'think'")
-        _demand(
-            not self.say_close or self.mode == "connect", "say_close", True, "False but in mode 'connect'"
-        )
+        _demand(not self.say_close or self.mode == "connect", "say_close", True, "False but in mode 'connect'")
         _demand(_TOKEN.fullmatch(self.method) is not None, "method", self.method, "an HTTP method")
         _demand(_PATH.fullmatch(self.path) is not None, "path", self.path, "a '/' and visible ASCII, encoded")
         _demand(self.body is None or len(self.body) <= MAX_BODY, "body", "...", f"at most {MAX_BODY} bytes")
@@ -119,9 +117,7 @@ def parse_address(address: str) -> tuple[str, int] | str:
         return address.removeprefix("unix:")
     host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
-        raise ValueError(
-            f"address {address!r} has no port; write '127.0.0.1:8000', '[::1]:8000' or 'unix:/path'"
-        )
+        raise ValueError(f"address {address!r} has no port; write '127.0.0.1:8000', '[::1]:8000' or 'unix:/path'")
     host = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -371,9 +367,7 @@ def _exactly(expected: bytes | None) -> Check | None:
     return lambda status, body: body == expected
 
 
-def start_load(
-    load: Load, *, check: Check | None = None, clock: Callable[[], float] = time.perf_counter
-) -> LoadRun:
+def start_load(load: Load, *, check: Check | None = None, clock: Callable[[], float] = time.perf_counter) -> LoadRun:
     """Start a load on the running loop. The caller owns the run: ``wait``, ``stop`` or ``abort`` it."""
     return LoadRun(load, check, clock)
 

@@ -1,28 +1,29 @@
-"""A load in a process of its own, so that it does not share an event loop, or a lock, with what it measures.
+"""A load, or a proxy, in a process of its own: it shares no event loop and no lock with what it measures.
 
 The parent writes commands to the child's standard input, one JSON line each, and reads one line for each from its
 standard output. End of input ends the load: a child never outlives its owner.
 """
 
-import argparse
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import msgspec
 
 from holdfast.lab.load import Load, LoadRun, start_load
+from holdfast.lab.proxy import Proxy
 from holdfast.lab.report import Report
 
 MAX_LINE = 256 * 1024 * 1024
 """The longest line between the two, in bytes: a report of a day with thousands of marks."""
-KILL_AFTER = 10.0
-"""Seconds, beyond the requests' own time limit, that a child has to end after it was told to."""
+
+
+T = TypeVar("T")
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -33,26 +34,31 @@ class _Order(msgspec.Struct, frozen=True):
 class _Reply(msgspec.Struct, frozen=True):
     report: Report | None = None
     error: str | None = None
+    address: str | None = None
 
 
-class LoadProcess:
-    """A load in another process. Its methods block: from an event loop, call them through ``asyncio.to_thread``.
+class _Tunnel(msgspec.Struct, frozen=True):
+    target: str
+    rtt: float
 
-    The load starts at once; construction returns when it has. As a context manager it kills the child at the end
-    if that is still there. One caller at a time. Raises ValueError for settings that are refused, RuntimeError when
-    the child died.
-    """
 
-    def __init__(self, load: Load) -> None:
-        self._patience = load.timeout + KILL_AFTER
+class _Child:
+    """A child that answers one line for each line. As a context manager it is killed at the end, if still there."""
+
+    def __init__(self, serve: str, first: bytes) -> None:
         # -c rather than -m: the parent may run from a source tree that the child would not find.
+        script = (
+            f"import sys; sys.path[:] = sys.argv[1:]; from holdfast.lab.process import {serve}; sys.exit({serve}())"
+        )
         self._child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, *sys.path],
+            [sys.executable, "-c", script, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Ctrl-C is for the parent; the child notices its end.
+            start_new_session=True,
         )
         try:
-            self._ask(msgspec.json.encode(load))
+            self.first = self._ask(first)
         except BaseException:
             self.kill()
             raise
@@ -60,6 +66,52 @@ class LoadProcess:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    def kill(self) -> None:
+        """End the child at once. Harmless when repeated."""
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout):
+            assert stream is not None
+            # Closing flushes what the dead child will never read.
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def _ask(self, line: bytes) -> "_Reply":
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        try:
+            self._child.stdin.write(line + b"\n")
+            self._child.stdin.flush()
+            answer = self._child.stdout.readline(MAX_LINE)
+        except BrokenPipeError:
+            answer = b""
+        if not answer.endswith(b"\n"):
+            code = self._child.poll()
+            raise RuntimeError(f"the child process {self.pid} is gone (exit code {code}); see its standard error")
+        reply = msgspec.json.decode(answer, type=_Reply)
+        if reply.error is not None:
+            raise ValueError(reply.error)
+        return reply
+
+
+class LoadProcess(_Child):
+    """A load in another process. Its methods block: from an event loop, call them through ``asyncio.to_thread``.
+
+    The load starts at once; construction returns when it has. One caller at a time. Raises RuntimeError when the
+    child died.
+    """
+
+    def __init__(self, load: Load) -> None:
+        super().__init__("serve_load", msgspec.json.encode(load))
 
     def mark(self, name: str) -> None:
         """Begin a new segment; returns when the child has done so. Raises ValueError as ``LoadRun.mark`` does."""
@@ -70,120 +122,107 @@ class LoadProcess:
         return self._report("snapshot")
 
     def wait(self) -> Report:
-        """Wait until duration or count ends the load; its report."""
+        """Wait until duration or count ends the load; its report. The child is gone then."""
         return self._end("wait")
 
     def stop(self) -> Report:
-        """Send no more, let the requests under way end, and report."""
+        """Send no more, let the requests under way end, and report. The child is gone then."""
         return self._end("stop")
-
-    def kill(self) -> None:
-        """End the child without a report. Harmless when repeated."""
-        self._child.kill()
-        self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                # Closing flushes what the dead child will never read.
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    continue
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
 
     def _end(self, do: Literal["wait", "stop"]) -> Report:
         report = self._report(do)
-        try:
-            self._child.wait(KILL_AFTER)
-        finally:
-            self.kill()
+        self.kill()
         return report
 
     def _report(self, do: Literal["snapshot", "wait", "stop"]) -> Report:
-        report = self._ask(msgspec.json.encode(_Order(do)))
+        report = self._ask(msgspec.json.encode(_Order(do))).report
         if report is None:
             raise RuntimeError(f"the load process {self.pid} answered {do!r} without a report")
         return report
 
-    def _ask(self, line: bytes) -> Report | None:
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        try:
-            self._child.stdin.write(line + b"\n")
-            self._child.stdin.flush()
-            answer = self._child.stdout.readline(MAX_LINE)
-        except (BrokenPipeError, ValueError):
-            answer = b""
-        if not answer.endswith(b"\n"):
-            code = self._child.poll()
-            raise RuntimeError(f"the load process {self.pid} is gone (exit code {code}); see its standard error")
-        reply = msgspec.json.decode(answer, type=_Reply)
-        if reply.error is not None:
-            raise ValueError(reply.error)
-        return reply.report
+
+class ProxyProcess(_Child):
+    """A ``Proxy`` in another process: ``address`` is where it listens."""
+
+    def __init__(self, target: str, *, rtt: float) -> None:
+        super().__init__("serve_proxy", msgspec.json.encode(_Tunnel(target, rtt)))
+        assert self.first.address is not None
+        self.address = self.first.address
 
 
-_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from holdfast.lab.process import serve; sys.exit(serve())"
-
-
-def serve() -> int:
-    """The child's side: settings on the first line of standard input, then orders. The exit code."""
-    line = sys.stdin.buffer.readline(MAX_LINE)
-    if not line:
-        return 1
+def serve_load() -> int:
+    """The child of a LoadProcess: settings on the first line of standard input, then orders. The exit code."""
     try:
-        load = msgspec.json.decode(line, type=Load)
-    except (msgspec.DecodeError, ValueError) as error:
+        load = msgspec.json.decode(sys.stdin.buffer.readline(MAX_LINE), type=Load)
+    except msgspec.DecodeError as error:
         _answer(_Reply(error=str(error)))
         return 2
-    # A full collection walks every object and would show as latency; nothing made from here on holds a cycle
-    # for long.
+    # A full collection walks every object and would show as latency; little that is made from here on is a cycle.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
     return run_on_best_loop(lambda: _obey(load))
 
 
-async def _obey(load: Load) -> int:
-    loop = asyncio.get_running_loop()
+def serve_proxy() -> int:
+    """The child of a ProxyProcess. The exit code."""
+    try:
+        tunnel = msgspec.json.decode(sys.stdin.buffer.readline(MAX_LINE), type=_Tunnel)
+        proxy = Proxy(tunnel.target, rtt=tunnel.rtt)
+    except (msgspec.DecodeError, ValueError) as error:
+        _answer(_Reply(error=str(error)))
+        return 2
+    return run_on_best_loop(lambda: _forward(proxy))
+
+
+async def _forward(proxy: Proxy) -> int:
+    orders = await _orders()
+    async with proxy:
+        _answer(_Reply(address=proxy.address))
+        await orders.read()
+    return 0
+
+
+async def _orders() -> asyncio.StreamReader:
+    # The parent waits for the answer to its first line, so nothing is left in the buffer of sys.stdin.
     reader = asyncio.StreamReader(limit=MAX_LINE)
-    # Lines that the parent wrote early may wait in the buffer of sys.stdin only if it did not wait for the
-    # answer to its first; it does.
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def _obey(load: Load) -> int:
+    orders = await _orders()
     run = start_load(load)
     _answer(_Reply())
     try:
-        while line := await reader.readline():
+        while line := await orders.readline():
             order = msgspec.json.decode(line, type=_Order)
-            if await _do(run, order):
+            if order.do == "mark":
+                _answer(_mark(run, order.name))
+            elif order.do == "snapshot":
+                _answer(_Reply(run.snapshot()))
+            else:
+                # While it waits for the report the parent says nothing: only its end can be heard.
+                gone = asyncio.ensure_future(orders.read(1))
+                report = asyncio.ensure_future(run.stop() if order.do == "stop" else run.wait())
+                await asyncio.wait((gone, report), return_when=asyncio.FIRST_COMPLETED)
+                gone.cancel()
+                if report.done():
+                    _answer(_Reply(report.result()))
+                report.cancel()
                 return 0
         return 1
     finally:
         run.abort()
-        transport.close()
 
 
-async def _do(run: LoadRun, order: _Order) -> bool:
-    """Do one order; True when it was the last."""
-    if order.do == "mark":
-        try:
-            run.mark(order.name)
-        except ValueError as error:
-            _answer(_Reply(error=str(error)))
-        else:
-            _answer(_Reply())
-        return False
-    if order.do == "snapshot":
-        _answer(_Reply(run.snapshot()))
-        return False
-    _answer(_Reply(await (run.stop() if order.do == "stop" else run.wait())))
-    return True
+def _mark(run: LoadRun, name: str) -> _Reply:
+    try:
+        run.mark(name)
+    except ValueError as error:
+        return _Reply(error=str(error))
+    return _Reply()
 
 
 def _answer(reply: _Reply) -> None:
@@ -192,7 +231,7 @@ def _answer(reply: _Reply) -> None:
     sys.stdout.buffer.flush()
 
 
-def run_on_best_loop[T](main: Callable[[], Coroutine[object, object, T]]) -> T:
+def run_on_best_loop(main: Callable[[], Coroutine[object, object, T]]) -> T:
     """Run a coroutine on uvloop where that is installed, three times the speed here, otherwise on asyncio's loop."""
     try:
         import uvloop

@@ -134,9 +134,7 @@ class Report(msgspec.Struct, kw_only=True):
         final = self.final if end == len(self.segments) else self.segments[end].connections
         segments = self.segments[begin:end]
         # The first and the last second may be shared with the neighbours.
-        seconds = self.series[
-            int(segments[0].began) - int(self.began) : int(segments[-1].ended) - int(self.began) + 1
-        ]
+        seconds = self.series[int(segments[0].began) - int(self.began) : int(segments[-1].ended) - int(self.began) + 1]
         return assemble(segments, started=self.started, final=final, series=seconds)
 
     def summary(self) -> dict[str, object]:
@@ -230,9 +228,7 @@ def merge(reports: Iterable[Report]) -> Report:
     if not parts:
         raise ValueError("no reports to merge")
     same = all(part.marks() == parts[0].marks() for part in parts)
-    columns = (
-        zip(*(part.segments for part in parts), strict=True) if same else [[_flatten(part) for part in parts]]
-    )
+    columns = zip(*(part.segments for part in parts), strict=True) if same else [[_flatten(part) for part in parts]]
     segments = [_join(list(column)) for column in columns]
     length = max(len(part.series) for part in parts)
     series = [Second() for _ in range(length)]

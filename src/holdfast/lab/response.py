@@ -184,9 +184,7 @@ class ResponseReader:
             self.keep_alive = False
             self._at = _At.CLOSE
         else:
-            raise AnswerError(
-                "neither Content-Length nor chunked: a cut body could not be told from a whole one"
-            )
+            raise AnswerError("neither Content-Length nor chunked: a cut body could not be told from a whole one")
 
     def _take_line(self, line: bytes) -> None:
         if self._at is _At.CHUNK_SIZE:

@@ -125,6 +125,17 @@ class _Exchange:
             self._task.cancel()
 
     def run(self) -> None:
+        """Call the application and send its response. Raises what it raises, but only ``Exception``."""
+        try:
+            self._respond()
+        except StopIteration as exc:  # asyncio's futures cannot hold it: the request would hang
+            raise RuntimeError("the application raised StopIteration") from exc
+        except Exception:
+            raise
+        except BaseException as exc:  # sys.exit in a handler must not end the event loop
+            raise RuntimeError(f"the application raised {type(exc).__name__}: {exc}") from exc
+
+    def _respond(self) -> None:
         body = io.BufferedReader(_Input(self))
         chunks: Iterable[bytes] = self._app(self._environ(body), self._start_response)
         try:

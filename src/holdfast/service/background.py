@@ -50,9 +50,7 @@ class Background(msgspec.Struct, frozen=True):
         if self.restart not in get_args(Restart):
             raise ConfigError("restart", self.restart, f"one of {', '.join(get_args(Restart))}", where)
         if self.max_backoff < self.backoff:
-            raise ConfigError(
-                "max_backoff", self.max_backoff, f"at least backoff ({self.backoff:g} s)", where
-            )
+            raise ConfigError("max_backoff", self.max_backoff, f"at least backoff ({self.backoff:g} s)", where)
 
     def delay(self, failures: int, roll: float) -> float:
         """Seconds before start number ``failures`` + 1 (from 1): doubling, with the upper half left to
@@ -104,9 +102,7 @@ class BackgroundTasks:
         """Start a task for each declaration, with the resources that its parameters name."""
         for item in declared:
             arguments = item.needs.arguments(resources)
-            loop = (
-                self._keep(item, arguments) if isinstance(item, Background) else self._repeat(item, arguments)
-            )
+            loop = self._keep(item, arguments) if isinstance(item, Background) else self._repeat(item, arguments)
             self._loops.append(asyncio.create_task(loop, name=item.name))
 
     async def stop(self, within: float, cancel_within: float = CANCEL_SECONDS) -> TaskReport:

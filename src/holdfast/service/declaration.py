@@ -73,9 +73,7 @@ class Needs:
         names = sorted(known)
         for name in self.required:
             if name not in names:
-                raise BootError(
-                    f"{who} needs the resource {name!r}, which nobody declares{offer(name, names)}"
-                )
+                raise BootError(f"{who} needs the resource {name!r}, which nobody declares{offer(name, names)}")
 
 
 def needs_of(function: Callable[..., Any], who: str) -> Needs:

@@ -121,9 +121,7 @@ class Health:
         flights = [state.flight for state in self._states.values() if state.flight is not None]
         for flight in flights:
             flight.cancel()
-        await cancel(
-            [*self._tasks, *(flight for flight in flights if isinstance(flight, asyncio.Task))], within
-        )
+        await cancel([*self._tasks, *(flight for flight in flights if isinstance(flight, asyncio.Task))], within)
         self._tasks.clear()
 
     async def first_checks(self, timeout: float) -> None:
@@ -228,7 +226,8 @@ class _State:
     def _call(self, function: Callable[..., Any]) -> Any:
         try:
             return function(**self._arguments)
-        except (SystemExit, KeyboardInterrupt) as exc:  # a future would hand them to the whole loop
+        except (StopIteration, SystemExit, KeyboardInterrupt) as exc:
+            # A future cannot hold the first, and would hand the others to the whole loop.
             raise RuntimeError(describe(exc)) from exc
 
     def _store(self, passed: bool, reason: str, now: float) -> None:

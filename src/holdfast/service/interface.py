@@ -87,9 +87,7 @@ def detect(app: Any, interface: Choice = "auto") -> Interface:
     if count == WSGI_ARGUMENTS:
         return "wsgi"
     if count == 1:
-        raise BootError(
-            f"{what} takes one argument, as ASGI 2 did; wrap it with asgiref's guarantee_single_callable"
-        )
+        raise BootError(f"{what} takes one argument, as ASGI 2 did; wrap it with asgiref's guarantee_single_callable")
     if count == 0:
         raise BootError(f"{what} takes no arguments; if it makes the application, say --factory")
     raise BootError(f"{what} does not show whether it is ASGI or WSGI; say --interface asgi3 or wsgi")
@@ -102,9 +100,7 @@ def _module(name: str, target: str) -> ModuleType:
         missing = exc.name or ""
         if name != missing and not name.startswith(f"{missing}."):
             raise BootError(f"{target!r}: {name} needs a module that is not here: {exc}", _text(exc)) from exc
-        where = (
-            f"looked in {os.fspath(Path.cwd())} and sys.path" if "" in sys.path else f"looked in {_places()}"
-        )
+        where = f"looked in {os.fspath(Path.cwd())} and sys.path" if "" in sys.path else f"looked in {_places()}"
         raise BootError(f"{target!r}: there is no module {missing!r}; {where}") from exc
     except (Exception, SystemExit) as exc:  # whatever the application's module does while it is imported
         raise BootError(f"{target!r}: importing {name} failed: {_line(exc)}", _text(exc)) from exc
@@ -114,9 +110,7 @@ def _made(factory: Any, target: str) -> Any:
     if not callable(factory):
         raise BootError(f"{target!r} is no factory: {_shown(factory)} cannot be called; leave out --factory")
     if inspect.iscoroutinefunction(factory):
-        raise BootError(
-            f"{target!r} is an async function; a factory is a plain one that returns the application"
-        )
+        raise BootError(f"{target!r} is an async function; a factory is a plain one that returns the application")
     try:
         return factory()
     except (Exception, SystemExit) as exc:  # whatever the application's factory does

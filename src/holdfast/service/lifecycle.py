@@ -10,6 +10,7 @@ Each step has a limit of its own, so that a stop always ends, and its report nam
 
 import logging
 import random
+import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -83,6 +84,7 @@ class Lifecycle:
         self.app: Final[ASGIApp] = (
             HealthRoutes(application, self.health.report) if service.health_routes else application
         )
+        self._attached = False
         self._resources = OpenResources(self.clock)
         self._background = BackgroundTasks(self.drain, self.clock, rng)
         # A service without an application has nobody to talk to.
@@ -92,6 +94,7 @@ class Lifecycle:
         """Start everything. On ``BootError`` or a cancellation all that was started is ended again."""
         service = self.service
         service.attach(self._resources.values)
+        self._attached = True
         with use_drain(self.drain):
             try:
                 service.check_needs()
@@ -118,8 +121,11 @@ class Lifecycle:
         """End everything, each step within its limit, and report by name. Raises only a cancellation of
         itself.
 
-        Begins the drain if nobody has. Afterwards ``service.spawn`` refuses.
+        Begins the drain if nobody has. Afterwards ``service.spawn`` refuses. Without a start, or a second time,
+        it does nothing.
         """
+        if not self._attached:
+            return StopReport()
         self.drain.begin("the service stops")
         limits = self.limits
         background = await self._background.stop(limits.background, limits.cancel)
@@ -131,6 +137,7 @@ class Lifecycle:
         if step is not None:
             steps.append(msgspec.structs.replace(step, seconds=self.clock.now() - began))
         steps += await self._resources.stop()
+        self._attached = False
         self.service.detach()
         report = StopReport(tuple(steps), background, spawned)
         for problem in report.problems:
@@ -151,6 +158,9 @@ async def converse(service: Service, scope: Scope, receive: Receive, send: Send)
         await lifecycle.start()
     except BootError as exc:
         await send({"type": "lifespan.startup.failed", "message": str(exc)})
+        return
+    except Exception:  # anything that got out would count as "takes no part in the lifespan", and be served
+        await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
         return
     scope.setdefault("state", {}).update(lifecycle.state)
     service.serve_with(lifecycle.app, drain)

@@ -75,21 +75,17 @@ class Lifespan:
         if exc is None:
             if self._mode == "on":
                 raise BootError("the application ended its lifespan without an answer to lifespan.startup")
-            log.info("the application does not take part in the ASGI lifespan")
+            log.debug("the application does not take part in the ASGI lifespan")
             return
         if self._mode == "on" or isinstance(exc, TaskExitError):
             line = f"{type(exc).__name__}: {exc}"
-            raise BootError(
-                f"the application's start-up failed: {line}", "".join(traceback.format_exception(exc))
-            )
+            raise BootError(f"the application's start-up failed: {line}", "".join(traceback.format_exception(exc)))
         # The specification wants such an application served. Once it has asked for the message, though, it
         # did take part, and the error is more likely a broken start-up: show the stack.
         if self._asked:
-            log.warning(
-                "the application's lifespan failed at start-up; it is served all the same", exc_info=exc
-            )
+            log.warning("the application's lifespan failed at start-up; it is served all the same", exc_info=exc)
         else:
-            log.info("the application does not take part in the ASGI lifespan (%s)", type(exc).__name__)
+            log.debug("the application does not take part in the ASGI lifespan (%s)", type(exc).__name__)
 
     async def stop(self, within: float) -> StopStep | None:
         """Send ``lifespan.shutdown``, wait for its answer and for the end of the task; None when there is
@@ -119,9 +115,7 @@ class Lifespan:
         if exc is None and failure is None:
             return StopStep("lifespan", "done", 0.0)
         log.error("the application's shutdown failed%s", f"\n{failure}" if failure else "", exc_info=exc)
-        detail = (
-            f"{type(exc).__name__}: {exc}" if exc is not None else _first_line(failure or "").lstrip(": ")
-        )
+        detail = f"{type(exc).__name__}: {exc}" if exc is not None else _first_line(failure or "").lstrip(": ")
         return StopStep("lifespan", "failed", 0.0, detail)
 
     def _died(self, task: "asyncio.Task[None]") -> None:
@@ -143,9 +137,7 @@ class Lifespan:
         if kind in ("lifespan.startup.complete", "lifespan.startup.failed") and not started.done():
             started.set_result(None if kind.endswith("complete") else text)
         elif (
-            kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed")
-            and self._stopping
-            and not stopped.done()
+            kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed") and self._stopping and not stopped.done()
         ):
             stopped.set_result(None if kind.endswith("complete") else text)
         else:

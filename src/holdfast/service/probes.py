@@ -25,9 +25,7 @@ class ProbeAnswer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def answer(
-    probe: Probe, report: HealthReport, *, verbose: bool = False, messages: bool = True
-) -> ProbeAnswer:
+def answer(probe: Probe, report: HealthReport, *, verbose: bool = False, messages: bool = True) -> ProbeAnswer:
     """Answer ``probe`` from ``report``.
 
     livez: it answers at all, so the event loop turns. startupz: the start-up is over. readyz:

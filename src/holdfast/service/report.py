@@ -47,9 +47,7 @@ class StopReport(msgspec.Struct, frozen=True):
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for everything that did not end well; empty when ``clean``."""
-        lines = [
-            f"{step.name}: {step.outcome}: {step.detail}" for step in self.steps if step.outcome != "done"
-        ]
+        lines = [f"{step.name}: {step.outcome}: {step.detail}" for step in self.steps if step.outcome != "done"]
         lines += [f"background {name}: failed" for name in self.background.failed]
         lines += [f"background {name}: stuck" for name in self.background.stuck]
         lines += [f"spawned {name}: failed" for name in self.spawned.failed]

@@ -227,9 +227,7 @@ class Service:
         if self._running:
             raise RuntimeError(f"{kind} {name!r} is declared after {self!r} was started; declare it before")
         if name in where:
-            raise ConfigError(
-                "name", name, "a name of its own", kind, f"it is taken; give name=... to one {kind}"
-            )
+            raise ConfigError("name", name, "a name of its own", kind, f"it is taken; give name=... to one {kind}")
         where[name] = item
 
     # -- while it runs
@@ -288,9 +286,7 @@ class Service:
             asgi: ASGIApp = self.app
             return asgi
         if wsgi is None:
-            raise BootError(
-                f"the application of {self!r} is WSGI; wrap it in holdfast.server.wsgi.WSGIBridge"
-            )
+            raise BootError(f"the application of {self!r} is WSGI; wrap it in holdfast.server.wsgi.WSGIBridge")
         return wsgi(self.app)
 
     def attach(self, values: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ import contextlib
 import gc
 import inspect
 import logging
-import os
 from collections.abc import Awaitable, Coroutine, Iterable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from holdfast.core.context import Context, current, use_context
@@ -27,7 +27,9 @@ CANCEL_SECONDS: Final = 2.0
 """How long a cancelled task may take to end before it is reported as stuck."""
 DEEP: Final = 50
 """Awaits that ``waiting_at`` follows."""
-MACHINERY: Final = (os.path.dirname(asyncio.__file__), contextlib.__file__)
+FRAMES: Final = ("cr_frame", "gi_frame", "ag_frame")
+AWAITS: Final = ("cr_await", "gi_yieldfrom", "ag_await")
+MACHINERY: Final = (str(Path(asyncio.__file__).parent), contextlib.__file__)
 """Files whose frames say nothing about the application."""
 
 log: Final = logging.getLogger("holdfast.service")
@@ -38,13 +40,15 @@ class TaskExitError(HoldfastError):
 
 
 async def contained(work: Awaitable[T]) -> T:
-    """Await ``work``; ``SystemExit`` and ``KeyboardInterrupt`` come out as ``TaskExitError``.
+    """Await ``work``; ``SystemExit``, ``KeyboardInterrupt`` and the like come out as ``TaskExitError``.
 
     Tasks that ``work`` itself starts with asyncio are not covered.
     """
     try:
         return await work
-    except (SystemExit, KeyboardInterrupt) as exc:
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as exc:  # also groups of them: not one may reach the event loop
         raise TaskExitError(f"{type(exc).__name__} {exc} ends this task only".replace("  ", " ")) from exc
 
 
@@ -55,7 +59,7 @@ def waiting_at(task: "asyncio.Task[Any]") -> str:
     for _ in range(DEEP):
         if at is None:
             break
-        frame = getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None) or getattr(at, "ag_frame", None)
+        frame = next(filter(None, (getattr(at, name, None) for name in FRAMES)), None)
         if frame is not None and not frame.f_code.co_filename.startswith(MACHINERY):
             place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
         at = _awaited(at)
@@ -66,7 +70,7 @@ def _awaited(at: Any) -> Any:
     if type(at).__name__ in ("async_generator_asend", "async_generator_athrow"):
         # These hide their generator from Python, though not from the garbage collector.
         return next(filter(inspect.isasyncgen, gc.get_referents(at)), None)
-    return getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None) or getattr(at, "ag_await", None)
+    return next(filter(None, (getattr(at, name, None) for name in AWAITS)), None)
 
 
 async def cancel(tasks: Iterable["asyncio.Task[Any]"], within: float = CANCEL_SECONDS) -> None:
@@ -114,9 +118,7 @@ class Tasks:
         not its deadline, and cancelling the caller does not cancel it.
         """
         if not asyncio.iscoroutine(coro):
-            raise TypeError(
-                f"spawn() takes a coroutine, not {type(coro).__name__}; call the async function: f()"
-            )
+            raise TypeError(f"spawn() takes a coroutine, not {type(coro).__name__}; call the async function: f()")
         try:
             task = self._start(coro, name)
         except BaseException:  # whatever refused it, nobody else will close the coroutine
@@ -133,9 +135,7 @@ class Tasks:
         if self._closed:
             raise Draining("spawn", f"{label!r} comes too late: the service has shut down")
         if len(self._tasks) >= MAX_SPAWNED:
-            reason = (
-                f"{len(self._tasks)} tasks are under way and {MAX_SPAWNED} are allowed; {label!r} is refused"
-            )
+            reason = f"{len(self._tasks)} tasks are under way and {MAX_SPAWNED} are allowed; {label!r} is refused"
             raise Rejected("spawn", reason, RETRY_AFTER)
         try:
             loop = asyncio.get_running_loop()

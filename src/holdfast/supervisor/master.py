@@ -30,13 +30,13 @@ from holdfast.supervisor.sockets import (
     parse_bind,
 )
 from holdfast.supervisor.status import (
-    AnyEvent,
     GenerationRefused,
     Outcome,
     ServiceStopping,
     Status,
     SupervisorUpgraded,
     WorkerStatus,
+    describe,
 )
 from holdfast.supervisor.systemd import Notifier, scrub
 from holdfast.supervisor.upgrade import Resumed, hand_over, try_out
@@ -79,7 +79,7 @@ class Supervisor:
         self.arguments = tuple(arguments)
         self.environment = dict(os.environ if environment is None else environment)
         self.events = Listeners()
-        self.history: deque[AnyEvent] = deque(maxlen=HISTORY)
+        self.history: deque[Event] = deque(maxlen=HISTORY)
         self.state = "starting"
         self.listeners: list[Listener] = []
         self.upgrades = resumed.upgrades if resumed else 0
@@ -227,13 +227,6 @@ class Supervisor:
             except (BootError, ConfigError) as exc:
                 why, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
                 outcome = Outcome(False, number, time.monotonic() - began, time.time(), why, detail)
-                logger.error(
-                    "generation %d is refused, generation %d serves on: %s%s",
-                    number,
-                    self.pool.generation,
-                    why,
-                    f"\n{detail}" if detail else "",
-                )
                 now = _now()
                 self.events.emit(lambda: GenerationRefused(now, number, why, detail))
             else:
@@ -290,7 +283,6 @@ class Supervisor:
         self.state = "stopping"
         self._notifier.stopping(f"stopping: {reason}")
         self.events.emit(lambda: ServiceStopping(_now(), reason))
-        logger.info("stopping (%s)", reason)
         self.pool.prepare_stop(settings.stop_timeout, reason)
         self.pool.lame_duck()
         if not hurry:
@@ -353,7 +345,9 @@ class Supervisor:
                 self._notifier.watchdog()
 
     def _record(self, event: Event) -> None:
-        self.history.append(event)  # type: ignore[arg-type]
+        self.history.append(event)
+        level, text = describe(event)
+        logger.log(level, "%s", text)
         self.control.publish(event)
 
     # -- what it tells

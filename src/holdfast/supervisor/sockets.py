@@ -116,10 +116,7 @@ class Listener:
         self.socket.close()
         if not unlink or self.inode is None:
             return
-        path = Path(self.address.removeprefix("unix:"))
-        with contextlib.suppress(OSError):  # gone already, or the directory is read-only by now
-            if _inode(path) == self.inode:
-                path.unlink()
+        _unlink_own(Path(self.address.removeprefix("unix:")), self.inode)
         self.inode = None
 
 
@@ -221,10 +218,10 @@ def _bind(
     family: socket.AddressFamily, target: Target, backlog: int, unix_mode: int
 ) -> tuple[socket.socket, tuple[int, int] | None]:
     """Raises OSError; EADDRINUSE when the address is held by somebody alive."""
+    inode = None
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        inode = None
         if isinstance(target, str):
             path = Path(target)
             _remove_stale(path)
@@ -240,6 +237,8 @@ def _bind(
         sock.listen(backlog)
     except BaseException:
         sock.close()
+        if inode is not None and isinstance(target, str):
+            _unlink_own(Path(target), inode)
         raise
     return sock, inode
 
@@ -345,6 +344,12 @@ def _bound_text(sock: socket.socket) -> str:
 def _inode(path: Path) -> tuple[int, int]:
     found = path.lstat()
     return found.st_dev, found.st_ino
+
+
+def _unlink_own(path: Path, inode: tuple[int, int]) -> None:
+    with contextlib.suppress(OSError):  # gone already, or the directory is read-only by now
+        if _inode(path) == inode:
+            path.unlink()
 
 
 def _same(path: Path, before: os.stat_result) -> bool:

@@ -1,5 +1,7 @@
 """What a supervisor tells about itself: events as they happen, and the state of this moment."""
 
+import logging
+
 import msgspec
 
 from holdfast.core.event import Event
@@ -82,6 +84,41 @@ AnyEvent = (
     | SupervisorUpgraded
     | ServiceStopping
 )
+
+
+def describe(event: Event) -> tuple[int, str]:
+    """The event as a log level and a line; stacks and an app's own error follow on further lines."""
+    match event:
+        case WorkerStarted():
+            line = f"worker {event.slot} (pid {event.pid}, generation {event.generation}) is ready"
+            return logging.INFO, f"{line} after {event.seconds:.2f} s: {event.reason}"
+        case WorkerEnded():
+            line = f"worker {event.slot} (pid {event.pid}, generation {event.generation}) {event.ending}"
+            left = f"; not finished: {', '.join(event.unfinished)}" if event.unfinished else ""
+            level = logging.ERROR if not event.expected else logging.WARNING if left else logging.INFO
+            return level, line + left
+        case WorkerHung():
+            stacks = event.stacks or "(no stacks came: the process is stopped or waits in the kernel)"
+            line = f"the event loop of worker {event.slot} (pid {event.pid}) has been blocked for {event.seconds:.1f} s"
+            return logging.ERROR, f"{line}; it is replaced. It was at:\n{stacks}"
+        case BootRefused():
+            detail = f"\n{event.detail}" if event.detail else ""
+            return logging.ERROR, f"worker {event.slot} of generation {event.generation}: {event.reason}{detail}"
+        case GenerationReplaced():
+            return logging.INFO, (
+                f"generation {event.generation} serves with {event.workers} workers after {event.seconds:.2f} s"
+            )
+        case GenerationRefused():
+            detail = f"\n{event.detail}" if event.detail else ""
+            return logging.ERROR, (
+                f"generation {event.generation} is refused, the one before serves on: {event.reason}{detail}"
+            )
+        case SupervisorUpgraded():
+            return logging.INFO, f"the supervisor was upgraded to holdfast {event.version} in place"
+        case ServiceStopping():
+            return logging.INFO, f"stopping ({event.reason})"
+        case _:
+            return logging.INFO, str(event)
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):

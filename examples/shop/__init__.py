@@ -1,0 +1,1 @@
+"""A shop of four services: gateway -> orders -> inventory and payments."""

@@ -1,0 +1,88 @@
+import pickle
+
+import pytest
+
+import holdfast
+from holdfast.core.errors import (
+    STATUS,
+    VALUE_LIMIT,
+    BootError,
+    CallCancelled,
+    ConfigError,
+    DeadlineExceeded,
+    Draining,
+    HoldfastError,
+    Rejected,
+    http_status,
+)
+
+
+class CircuitOpen(Rejected):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Rejected("limit", "full"), 503),
+        (Draining(), 503),
+        (DeadlineExceeded(), 504),
+        (CallCancelled("gone"), 499),
+        (ConfigError("a", 1, "b"), 500),
+        (HoldfastError(), 500),
+        (CircuitOpen("breaker", "open"), 503),
+        (LookupError(), 500),
+    ],
+)
+def test_every_error_has_a_status_its_own_or_its_parents(error: Exception, status: int) -> None:
+    assert http_status(error) == status
+
+
+def test_the_table_covers_the_whole_tree() -> None:
+    assert {DeadlineExceeded, Draining, Rejected, CallCancelled, BootError, ConfigError, HoldfastError} == set(STATUS)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("workers", "four", "a whole number", source="holdfast.toml [run]", hint="did you mean 4?"),
+        BootError("the app could not be imported", "Traceback"),
+        Rejected("limit", "full", 1.5),
+        Draining(),
+        DeadlineExceeded(retry_after=2),
+        CallCancelled("client left"),
+    ],
+)
+def test_an_error_survives_pickling(error: HoldfastError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+def test_a_config_error_is_one_line_with_place_value_and_advice() -> None:
+    error = ConfigError("workers", "four", "a whole number", source="holdfast.toml [run]", hint="write 4")
+    assert str(error) == "holdfast.toml [run] workers: got 'four', expected a whole number; write 4"
+    assert str(ConfigError("--workers", None, "a whole number")) == "--workers: expected a whole number"
+
+
+def test_a_huge_value_does_not_flood_the_message() -> None:
+    assert len(str(ConfigError("a", "x" * 10_000, "less"))) < VALUE_LIMIT + 50
+    assert "huge int" in str(ConfigError("a", 1 << 100_000, "less"))
+
+
+def test_a_refusal_says_who_why_and_when_to_come_back() -> None:
+    error = Rejected("limit", "full", retry_after=1.5)
+    assert (error.policy, error.reason, error.retry_after) == ("limit", "full", 1.5)
+    assert str(error) == "limit: full; retry after 1.5 s"
+    assert str(Draining()) == "drain: the process is going away"
+
+
+def test_a_boot_error_keeps_the_detail_below_the_reason() -> None:
+    assert str(BootError("cannot import", "Traceback")) == "cannot import\nTraceback"
+    assert str(BootError("cannot import")) == "cannot import"
+
+
+def test_the_package_exports_the_tree() -> None:
+    for kind in STATUS:
+        assert getattr(holdfast, kind.__name__) is kind
