@@ -61,11 +61,13 @@ async def list_products(request: Request) -> Response:
 
 
 async def place_order(request: Request) -> Response:
-    """Passed on as it is: orders checks it."""
+    """Passed on as it is: orders checks it. The reference may also come in the header x-order-reference."""
     try:
         wanted = await request.json()
     except ValueError:
         raise HTTPException(422, "the body is not JSON") from None
+    if isinstance(wanted, dict) and (reference := request.headers.get("x-order-reference")):
+        wanted.setdefault("reference", reference)
     return answer(await orders.call(http(), "POST", "/orders", wanted), 201)
 
 

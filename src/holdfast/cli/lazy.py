@@ -7,6 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from holdfast.cli.exitcode import FAILED, CommandError
 from holdfast.config.kinds import nearest
 
 
@@ -24,7 +25,12 @@ class LazyGroup(click.Group):
         if cmd_name not in self._table:
             return None
         module, _, attribute = self._table[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").startswith("holdfast"):
+                raise
+            raise CommandError(FAILED, f'{exc.name} is not installed: pip install "holdfast[server]"') from exc
         assert isinstance(command, click.Command)
         return command
 

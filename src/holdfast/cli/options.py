@@ -12,7 +12,7 @@ from holdfast.core.duration import Duration
 from holdfast.core.size import Size
 
 
-class SettingType(click.ParamType):
+class SettingType(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
     """Takes the text as it is: the settings' own reading judges it, with one message for all layers."""
 
     def __init__(self, field: Field) -> None:

@@ -49,7 +49,6 @@ class Lifespan:
         self._messages.put_nowait({"type": "lifespan.startup"})
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
         task = asyncio.create_task(contained(self._app(scope, self._receive, self._send)), name="lifespan")
-        self._task = task
         try:
             await _either(task, self._started, within)
         except asyncio.CancelledError:
@@ -58,6 +57,7 @@ class Lifespan:
         if self._started.done():
             failure = self._started.result()
             if failure is None:
+                self._task = task
                 task.add_done_callback(self._died)
                 return
             await cancel({task})
@@ -66,7 +66,6 @@ class Lifespan:
             place = waiting_at(task)
             await cancel({task})
             raise BootError(f"the application's start-up took longer than {within:g} s; it waited at {place}")
-        self._task = None
         self._refused(task)
 
     def _refused(self, task: "asyncio.Task[None]") -> None:

@@ -94,9 +94,8 @@ class Application:
         return unfinished + await self._end(), migrated
 
     async def abort(self) -> None:
-        """After a failed start."""
-        if self._engine is not None:
-            await self._end()
+        """After a failed start: end what was started."""
+        await self._end()
 
     def lame_duck(self, on: bool) -> None:
         if self._engine is not None:

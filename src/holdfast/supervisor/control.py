@@ -73,7 +73,7 @@ class ControlServer:
             found = self.path.lstat() if self.path.exists() else None
             inode = (found.st_dev, found.st_ino) if found else None
             self.listener = adopt(fd, 0, Address("unix", path=str(self.path)), inode)
-        self._server = await asyncio.start_unix_server(self._serve, sock=self.listener.socket, limit=MAX_LINE)
+        self._server = await asyncio.start_unix_server(self._accept, sock=self.listener.socket, limit=MAX_LINE)
 
     async def close(self) -> None:
         for task in list(self._clients):
@@ -110,13 +110,18 @@ class ControlServer:
         reloaded = await asyncio.shield(outcome)
         return _result(reloaded) if reloaded is not None else self._supervisor.status()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A plain function: the task is this server's own, and Python 3.11 logs one of its own that is cancelled.
         if len(self._clients) >= MAX_CLIENTS or not _is_ours(writer.get_extra_info("socket")):
             writer.close()
             return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="control")
         self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             async with asyncio.timeout(REQUEST_LIMIT):
                 line = await reader.readline()
@@ -132,7 +137,6 @@ class ControlServer:
         except ConnectionError:
             pass  # the command has gone; what it asked for goes on or is done
         finally:
-            self._clients.discard(task)
             self._followers.pop(task, None)
             writer.close()
 

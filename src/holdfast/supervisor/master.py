@@ -3,9 +3,7 @@
 import asyncio
 import logging
 import os
-import platform
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -17,25 +15,17 @@ from holdfast.core.errors import BootError, ConfigError, HoldfastError
 from holdfast.core.event import Event, Listeners
 from holdfast.supervisor import machine
 from holdfast.supervisor.admin import Admin
-from holdfast.supervisor.channel import Socket
 from holdfast.supervisor.control import ControlServer
+from holdfast.supervisor.front import Front
 from holdfast.supervisor.pool import WorkerPool
 from holdfast.supervisor.settings import Settings
-from holdfast.supervisor.sockets import (
-    Listener,
-    drop_new_handshakes,
-    inherited_fds,
-    open_intake,
-    open_listener,
-    parse_bind,
-)
+from holdfast.supervisor.snapshot import take_snapshot
 from holdfast.supervisor.status import (
     GenerationRefused,
     Outcome,
     ServiceStopping,
     Status,
     SupervisorUpgraded,
-    WorkerStatus,
     describe,
 )
 from holdfast.supervisor.systemd import Notifier, scrub
@@ -47,8 +37,6 @@ EXAMINE_INTERVAL = 0.25
 """Seconds between two looks at the workers."""
 HANDSHAKE_GRACE = 0.25
 """Seconds for handshakes under way, once no new ones begin: several round trips on any network near by."""
-BIND_WAIT = 5.0
-"""Seconds for which an address in use is tried again: workers of a killed supervisor let it go within moments."""
 HISTORY = 200
 """Events kept for those who ask later."""
 MAX_SCALE = 1024
@@ -81,7 +69,7 @@ class Supervisor:
         self.events = Listeners()
         self.history: deque[Event] = deque(maxlen=HISTORY)
         self.state = "starting"
-        self.listeners: list[Listener] = []
+        self.front = Front()
         self.upgrades = resumed.upgrades if resumed else 0
         self.last_reload: Outcome | None = resumed.last_reload if resumed else None
         self.pool: WorkerPool
@@ -94,10 +82,9 @@ class Supervisor:
         self._ended: asyncio.Future[int] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[object]] = set()
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         self._examined = 0.0
         self._children: dict[int, asyncio.Future[int]] = {}
-        self.intake: tuple[socket.socket, socket.socket]
 
     # -- life
 
@@ -137,16 +124,14 @@ class Supervisor:
 
     async def _open(self) -> None:
         settings, resumed = self.settings, self._resumed
-        if resumed is not None:
-            self.listeners = resumed.adopt_listeners()
-            self.intake = resumed.adopt_intake()
+        if resumed is None:
+            await self.front.open(settings, self.environment)
         else:
-            await self._bind()
-            self.intake = open_intake()
+            resumed.adopt_front(self.front)
         self.pool = WorkerPool(
             settings,
-            sockets=[Socket(one.id, one.fileno(), one.address) for one in self.listeners],
-            intake=(self.intake[0].fileno(), self.intake[1].fileno()),
+            sockets=self.front.sockets(),
+            intake=self.front.intake_fds(),
             directory=_directory(self.environment),
             environment=scrub(self.environment),
             events=self.events,
@@ -155,21 +140,6 @@ class Supervisor:
             resumed.adopt_workers(self.pool)
         await self.control.open(resumed.control_fd if resumed else None)
         await self.admin.open(resumed.admin_fds if resumed else ())
-
-    async def _bind(self) -> None:
-        settings = self.settings
-        mode = int(settings.unix_mode, 8)
-        for inherited in inherited_fds(self.environment):
-            address = parse_bind(f"fd:{inherited.fd}")
-            self.listeners.append(await open_listener(address, len(self.listeners)))
-        if self.listeners:
-            logger.info("serving %d sockets from the service manager instead of --bind", len(self.listeners))
-            return
-        for text in settings.bind:
-            listener = await open_listener(
-                parse_bind(text), len(self.listeners), backlog=settings.backlog, unix_mode=mode, wait=BIND_WAIT
-            )
-            self.listeners.append(listener)
 
     async def _first_generation(self) -> None:
         count = self._count(self.settings)
@@ -181,7 +151,7 @@ class Supervisor:
             self._finish(EXIT_BOOT)
             return
         self._serving()
-        urls = ", ".join(one.url(bool(self.settings.tls_certificate)) for one in self.listeners)
+        urls = ", ".join(self.front.urls(bool(self.settings.tls_certificate)))
         logger.info("%s serves %s with %d workers", self.settings.service_name, urls, count)
 
     def _go_on(self, resumed: Resumed) -> None:
@@ -206,10 +176,7 @@ class Supervisor:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for listener in self.listeners:
-            listener.close()
-        for sock in getattr(self, "intake", ()):
-            sock.close()
+        self.front.close()
         self._notifier.close()
 
     # -- what it can be told
@@ -287,14 +254,10 @@ class Supervisor:
         self.pool.lame_duck()
         if not hurry:
             await asyncio.sleep(settings.prestop_delay)
-        filtered = [drop_new_handshakes(listener.socket) for listener in self.listeners]
-        if not all(filtered):
-            logger.info("new connections cannot be held back here; one that comes at the last moment may be reset")
-        if any(filtered):
+        if self.front.hold_back():
             await asyncio.sleep(HANDSHAKE_GRACE)
         stopped = self.pool.stop(settings.stop_timeout, reason, idle_grace=0.0 if hurry else settings.idle_grace)
-        for listener in self.listeners:
-            listener.close()  # the workers' copies are the last; each accepts what waits before it closes its own
+        self.front.close()
         await stopped
         self._finish(0)
 
@@ -354,47 +317,7 @@ class Supervisor:
 
     def status(self) -> Status:
         """The state of this moment."""
-        now = _now()
-        pool = self.pool
-        workers = tuple(
-            WorkerStatus(
-                slot=worker.slot,
-                pid=worker.pid,
-                generation=worker.generation,
-                state="hung" if worker.hung else worker.state,
-                phase=worker.phase if worker.state == "booting" else "",
-                uptime=now - worker.spawned_at,
-                requests=worker.beat.requests,
-                in_flight=worker.beat.in_flight,
-                connections=worker.beat.connections,
-                migrated=worker.beat.migrated,
-                failed=worker.beat.failed,
-                memory=machine.rss(worker.pid),
-                lag=worker.beat.lag,
-                silent=now - worker.beat_at,
-                health=worker.beat.health,
-                checks=worker.beat.checks,
-            )
-            for worker in sorted(pool.workers.values(), key=lambda one: (one.slot, one.serial))
-        )
-        return Status(
-            name=self.settings.service_name,
-            version=holdfast.__version__,
-            python=platform.python_version(),
-            pid=os.getpid(),
-            state=self.state,
-            generation=pool.generation,
-            uptime=time.monotonic() - self._began,
-            upgrades=self.upgrades,
-            addresses=tuple(one.url(bool(self.settings.tls_certificate)) for one in self.listeners),
-            admin=self.admin.addresses,
-            workers=workers,
-            wanted=len(pool.slots),
-            crashes=pool.crashes,
-            hangs=pool.hangs,
-            restarting=tuple(f"slot {one.index}: {one.trouble}" for one in pool.slots if one.trouble),
-            last_reload=self.last_reload,
-        )
+        return take_snapshot(self)
 
     def _summary(self) -> str:
         return f"{self.state}: generation {self.pool.generation}, {len(self.pool.slots)} workers"

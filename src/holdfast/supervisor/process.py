@@ -55,6 +55,7 @@ class Worker:
         self.exit_status: int | None = None
         self.kill_at = float("inf")
         self.hung = False
+        self.killed = False
         self.settled = asyncio.Event()
         """Set when the worker is ready, has failed, or is gone."""
         self.gone = asyncio.Event()
@@ -69,6 +70,7 @@ class Worker:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal, unless the process is known to be gone: its number may be another's by then."""
         if self.exit_status is None:
+            self.killed = self.killed or number == signal.SIGKILL
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -93,8 +95,9 @@ class Worker:
                 name = signal.Signals(number).name
             except ValueError:
                 name = f"signal {number}"
-            hint = " (the kernel's out-of-memory killer does that)" if number == signal.SIGKILL else ""
-            return f"was ended by {name}{hint}"
+            if number == signal.SIGKILL:
+                name += ", sent by the supervisor" if self.killed else " (the kernel's out-of-memory killer does that)"
+            return f"was ended by {name}"
         return f"exited with status {os.waitstatus_to_exitcode(status)}"
 
     def boot_error(self, waited: float) -> BootError:

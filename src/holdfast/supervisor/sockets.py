@@ -5,7 +5,8 @@ The supervisor binds and listens, never accepts, and keeps every listener to the
 death resets the clients in an accept queue. All workers accept from the same socket; SO_REUSEPORT would
 give each a queue of its own and lose it with the worker.
 
-TCP_NODELAY is not set here: asyncio and uvloop set it on each stream they make of an accepted socket.
+TCP_NODELAY is set on the listener, from which the kernel copies it to what is accepted: asyncio sets it
+only on a socket object that knows its protocol, and one that was made from a descriptor may not.
 """
 
 import asyncio
@@ -51,6 +52,9 @@ BACKLOG = 2048
 
 BIND_RETRY_INTERVAL = 0.05
 """Seconds between two attempts to bind an address that is still held."""
+
+CLOCK_RESOLUTION = 1e-6
+"""Seconds of a wait that count as none."""
 
 INTAKE_BUFFER = 4 << 20
 """Bytes asked for the intake's queue. A waiting connection takes about 800 of the double of it."""
@@ -141,14 +145,16 @@ async def open_listener(
     family, target = await _resolve(address)
     deadline = clock.now() + wait
     while True:
+        remaining = deadline - clock.now()
         try:
             sock, inode = _bind(family, target, backlog, unix_mode)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or clock.now() >= deadline:
+            # Below a loop's own resolution time does not pass while one sleeps.
+            if error.errno != errno.EADDRINUSE or remaining <= CLOCK_RESOLUTION:
                 raise _refusal(address, target, error) from error
         else:
             return Listener(listener_id, address, sock, inode)
-        await clock.sleep(min(BIND_RETRY_INTERVAL, deadline - clock.now()))
+        await clock.sleep(min(BIND_RETRY_INTERVAL, remaining))
 
 
 def adopt(fd: int, listener_id: int, requested: Address, inode: tuple[int, int] | None = None) -> Listener:
@@ -219,7 +225,7 @@ def _bind(
 ) -> tuple[socket.socket, tuple[int, int] | None]:
     """Raises OSError; EADDRINUSE when the address is held by somebody alive."""
     inode = None
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM, 0 if isinstance(target, str) else socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         if isinstance(target, str):
@@ -231,6 +237,7 @@ def _bind(
             path.chmod(unix_mode)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(target)
@@ -322,6 +329,8 @@ def _listening_socket(fd: int, place: str, value: str) -> socket.socket:
         raise wrong(found)
     sock.set_inheritable(False)
     sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 

@@ -14,10 +14,11 @@ import msgspec
 
 from holdfast.core.errors import BootError
 from holdfast.supervisor.process import Worker, anonymous_file
-from holdfast.supervisor.sockets import Listener, adopt, parse_bind
+from holdfast.supervisor.sockets import adopt, parse_bind
 from holdfast.supervisor.status import Outcome
 
 if TYPE_CHECKING:
+    from holdfast.supervisor.front import Front
     from holdfast.supervisor.master import Supervisor
     from holdfast.supervisor.pool import WorkerPool
 
@@ -90,15 +91,14 @@ class Resumed(msgspec.Struct, frozen=True):
     reply_fd: int | None
     last_reload: Outcome | None
 
-    def adopt_listeners(self) -> list[Listener]:
-        return [adopt(held.fd, held.id, parse_bind(held.requested), held.inode) for held in self.listeners]
-
-    def adopt_intake(self) -> tuple[socket.socket, socket.socket]:
+    def adopt_front(self, front: "Front") -> None:
+        """Give the sockets back to those who face the world."""
+        front.listeners = [adopt(held.fd, held.id, parse_bind(held.requested), held.inode) for held in self.listeners]
         receive, send = (socket.socket(fileno=fd) for fd in self.intake)
         for sock in (receive, send):
             sock.set_inheritable(False)
             sock.setblocking(False)
-        return receive, send
+        front.intake = receive, send
 
     def adopt_workers(self, pool: "WorkerPool") -> None:
         """Put the workers back into their slots. Those that have died meanwhile are found by the next reaping."""
@@ -206,15 +206,14 @@ def hand_over(supervisor: "Supervisor", *, reload: bool, reply_to: int | None) -
 
 def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, trial: bool) -> Resumed:
     pool = supervisor.pool
-    intake = supervisor.intake
     assert supervisor.control.listener is not None
     return Resumed(
         format=FORMAT,
         trial=trial,
         listeners=tuple(
-            HeldListener(one.id, one.fileno(), str(one.requested), one.inode) for one in supervisor.listeners
+            HeldListener(one.id, one.fileno(), str(one.requested), one.inode) for one in supervisor.front.listeners
         ),
-        intake=(intake[0].fileno(), intake[1].fileno()),
+        intake=supervisor.front.intake_fds(),
         control_fd=supervisor.control.listener.fileno(),
         admin_fds=tuple(one.fileno() for one in supervisor.admin.listeners),
         workers=tuple(

@@ -1,0 +1,47 @@
+"""``holdfast run``."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from holdfast.cli.exitcode import START, CommandError
+from holdfast.cli.options import options_of
+from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, rehearse, settle, take_over
+from holdfast.cli.settings import CONFIG_VARIABLE, SettingsSource
+from holdfast.core.errors import ConfigError
+from holdfast.supervisor.master import Supervisor
+from holdfast.supervisor.settings import Settings
+
+CONFIG_HELP = "Settings file, its table [run]; ./holdfast.toml when it is there."
+
+
+@click.command(
+    epilog="""\b
+Every option is also a variable, HOLDFAST_WORKERS for --workers, and an entry of [run] in holdfast.toml, workers.
+Flags win over variables, variables over the file.
+
+\b
+Signals:  HUP reloads    USR2 upgrades the supervisor itself    TERM drains and stops
+          INT stops without delays; the second one, or QUIT, stops at once    TTIN, TTOU: one worker more, or less
+"""
+)
+@options_of(Settings, argument="app")
+@click.option("--config", metavar="FILE", envvar=CONFIG_VARIABLE, type=click.Path(), help=CONFIG_HELP)
+def run(config: str | None, **flags: Any) -> int:
+    """Serve APP, an ASGI or WSGI application given as module:attribute, and lose no request."""
+    demand(*ENGINE)
+    resumed = take_over()
+    source = SettingsSource(flags, config=config, directory=settle(resumed))
+    settings = source.read()
+    if resumed is not None and resumed.trial:
+        rehearse(resumed, settings)
+        return 0
+    configure_log(settings)
+    supervisor = Supervisor(
+        settings, source.read, control=source.control(settings), arguments=arguments(), resumed=resumed
+    )
+    try:
+        return asyncio.run(supervisor.run())
+    except ConfigError as exc:  # the settings were sound: it is the machine that refuses
+        raise CommandError(START, str(exc)) from exc

@@ -1,0 +1,38 @@
+"""What supervisors report, in words."""
+
+import re
+from typing import Final
+
+from holdfast.lab.link import Happening
+
+_FRAME: Final = re.compile(r'File "(?:.*/)?(?P<file>[^"/]+)", line (?P<line>\d+) in (?P<name>\S+)')
+
+
+def narrate(service: str, happening: Happening) -> str:
+    """One line about the event; empty when it is not worth one."""
+    worker = f"{service}: worker {happening.slot} (process {happening.pid})"
+    match happening.type:
+        case "WorkerStarted":
+            return f"{worker} of generation {happening.generation} is ready after {happening.seconds:.1f} s"
+        case "WorkerEnded":
+            return "" if happening.expected else f"{worker} {happening.ending.partition(' (')[0]}"
+        case "WorkerHung":
+            place = _place(happening.stacks)
+            return f"{worker} has not moved for {happening.seconds:.1f} s{f'; it is in {place}' if place else ''}"
+        case "BootRefused":
+            return f"{service}: generation {happening.generation} does not boot: {happening.reason}"
+        case "GenerationReplaced":
+            return f"{service}: generation {happening.generation} serves with {happening.workers} workers"
+        case "GenerationRefused":
+            return f"{service}: generation {happening.generation} is refused"
+        case "SupervisorUpgraded":
+            return f"{service}: the supervisor runs its new code"
+        case _:
+            return ""
+
+
+def _place(stacks: str) -> str:
+    """The innermost frame of the main thread, which faulthandler writes last and innermost first."""
+    main = stacks.rpartition("most recent call first")[2]
+    frame = _FRAME.search(main)
+    return f"{frame['file']}:{frame['line']} {frame['name']}" if frame else ""

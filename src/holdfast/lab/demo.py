@@ -1,0 +1,322 @@
+"""The demo's director: what is done to the shop, in which order, and what it cost."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal
+
+import msgspec
+
+from holdfast.lab.commentary import narrate
+from holdfast.lab.link import follow
+from holdfast.lab.load import Load
+from holdfast.lab.ledger import Ledger
+from holdfast.lab.scene import Scene, StepResult
+from holdfast.lab.shop import SERVICES, CommandResult, DemoError, Shop, open_shop
+from holdfast.lab.traffic import Part, Tally, TrafficProcess
+
+DEFAULT_RATE: Final = 200.0
+"""Requests a second at the gateway: enough to show every loss, and far from what two cores can do."""
+DEFAULT_WORKERS: Final = 2
+FOREVER: Final = 86_400.0
+"""The longest load there is, in seconds."""
+BASELINE: Final = 3.0
+SETTLE: Final = 1.5
+"""Seconds after each step that still belong to it: what it broke may show late."""
+WATCH_SECONDS: Final = 0.5
+CHANGE_LIMIT: Final = 30.0
+"""Seconds within which a supervisor has to notice what was done to a worker."""
+POLL: Final = 0.05
+CONNECTIONS: Final = 16
+"""Of each kind of request. A hung worker holds on to some; the others have to carry the rate meanwhile."""
+REQUEST_TIMEOUT: Final = 10.0
+"""Longer than the gateway's own limit towards the services behind it: what is told to the client is counted."""
+
+BREAKAGES: Final = (
+    "from shop.discounts import apply_discounts",
+    'raise RuntimeError("SHOP_API_KEY is not set")',
+    "answer = undefined_name",
+)
+"""What a broken version has as its last line, one after the other."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """``seconds`` None: until it is told to stop. ``rate`` is requests a second, ``workers`` those of each service."""
+
+    seconds: float | None = None
+    rate: float = DEFAULT_RATE
+    workers: int = DEFAULT_WORKERS
+
+
+class Director:
+    """Runs the demo once. ``run`` may be cancelled; ``stop`` ends it early and in order. One event loop."""
+
+    def __init__(self, settings: Settings, scene: Scene) -> None:
+        self.settings: Final = settings
+        self.scene: Final = scene
+        self._stop = asyncio.Event()
+        self._shop: Shop
+        self._ledger: Ledger
+        self._traffic: TrafficProcess
+        self._step_now: tuple[str, str, int, bool] | None = None
+        self._version = 1
+
+    def stop(self) -> None:
+        """Go no further: check the orders, end everything, and let ``run`` return."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """The whole demo. At its end all processes are gone. Raises DemoError when the shop cannot be run."""
+        scene = self.scene
+        scene.say(f"starting gateway, orders, inventory and payments, {self.settings.workers} workers each", "do")
+        entered = contextlib.AsyncExitStack()
+        async with entered:
+            opening = asyncio.ensure_future(entered.enter_async_context(open_shop(self.settings.workers)))
+            if not await self._until_stopped(opening):
+                scene.say("stopped before the shop was up", "bad")
+                return
+            self._shop = opening.result()
+            self._ledger = Ledger(self._shop.orders_file)
+            async with self._watching():
+                await self._play()
+                scene.doing = "ending all processes"
+        scene.stopped = True
+
+    async def _play(self) -> None:
+        scene = self.scene
+        first = await self._shop.order()
+        self._traffic = await TrafficProcess.start(self._parts(first), scene.frame)
+        try:
+            scene.begin()
+            rounds = asyncio.create_task(self._rounds(), name="rounds")
+            finished = await self._until_stopped(rounds)
+            last = await self._traffic.stop()
+            if finished or self._step_now is None:
+                scene.absorb(last)
+            else:
+                scene.say("stopping", "do")
+                self._conclude(last, "interrupted", done=True)
+            await self._check_orders(at_end=True)
+        finally:
+            await self._traffic.close()
+
+    async def _until_stopped(self, task: "asyncio.Future[object] | asyncio.Task[None]") -> bool:
+        """Wait for the task, or for ``stop``, which cancels it. True when it ended by itself."""
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if task.cancelled():
+            return False
+        task.result()
+        return True
+
+    # -- the steps
+
+    async def _rounds(self) -> None:
+        scene = self.scene
+        await self._step("steady load", "", 0, self._do_nothing, free=True)
+        steps: tuple[tuple[str, Callable[[str], Awaitable[str]], bool], ...] = (
+            ("reload", self._reload, True),
+            ("broken version", self._ship_broken, True),
+            ("kill -9", self._kill, False),
+            ("hang", self._hang, False),
+            ("upgrade", self._upgrade, True),
+        )
+        number = 0
+        while number == 0 or not self._over:
+            number += 1
+            for position, (name, action, free) in enumerate(steps):
+                if number > 1 and self._over:
+                    return
+                service = SERVICES[(position + number - 1) % len(SERVICES)]
+                await self._step(name, service, number, action, free=free)
+                await self._check_orders()
+            scene.say(f"round {number} is over", "do")
+
+    @property
+    def _over(self) -> bool:
+        limit = self.settings.seconds
+        return limit is not None and self.scene.elapsed >= limit
+
+    async def _step(
+        self, name: str, service: str, number: int, action: Callable[[str], Awaitable[str]], *, free: bool
+    ) -> None:
+        self.scene.absorb(await self._traffic.step(name))
+        self._step_now = name, service, number, free
+        self.scene.mark(name)
+        try:
+            note, done = await action(service), True
+            await asyncio.sleep(SETTLE)
+        except DemoError as error:
+            note, done = str(error), False
+            self.scene.say(note, "bad")
+        self._conclude(await self._traffic.step("between steps"), note, done=done)
+
+    def _conclude(self, tally: Tally, note: str, *, done: bool) -> None:
+        assert self._step_now is not None
+        name, service, number, free = self._step_now
+        self._step_now = None
+        result = StepResult(name=name, service=service, round=number, tally=tally, note=note, done=done, free=free)
+        self.scene.add(result)
+        lost = "no request" if not tally.failed else f"{tally.failed} request{'s' * (tally.failed != 1)}"
+        cost = f"{name}{' of ' + service if service else ''} cost {lost} of {tally.requests:,}"
+        self.scene.say(f"{cost}; the longest took {tally.worst * 1e3:.0f} ms", "good" if result.good else "bad")
+
+    async def _do_nothing(self, service: str) -> str:
+        self.scene.doing = "steady load, nothing else: this is what the other figures are to be compared with"
+        self.scene.say(self.scene.doing, "do")
+        await asyncio.sleep(BASELINE)
+        return "for comparison"
+
+    async def _reload(self, service: str) -> str:
+        self._announce(f"reloading {service}: a new generation of workers beside the old one")
+        self._write_version(service, "")
+        return await self._ship(service)
+
+    async def _ship_broken(self, service: str) -> str:
+        broken = BREAKAGES[self._version % len(BREAKAGES)]
+        self._announce(f"shipping a broken version of {service}: its last line is now `{broken}`")
+        before = await self._shop.steady(service)
+        self._write_version(service, broken)
+        result = await self._command(service, "reload")
+        if result.status == 0:
+            raise DemoError(f"the broken version of {service} was taken; it should have been refused")
+        reason = result.output.splitlines()[0].removeprefix("holdfast: ") if result.output else "no reason given"
+        after = await self._shop.steady(service)
+        if after.generation != before.generation:
+            raise DemoError(f"{service} is at generation {after.generation} after a refused reload")
+        self.scene.say(f"refused with exit status {result.status}; generation {before.generation} serves on", "good")
+        self._announce(f"shipping a repaired version of {service}")
+        self._write_version(service, "")
+        return f"refused: {reason.rpartition(' failed: ')[2]}; then repaired: {await self._ship(service)}"
+
+    async def _kill(self, service: str) -> str:
+        view = await self._shop.steady(service)
+        victim = max(view.workers, key=lambda worker: worker.requests)
+        self._announce(f"killing worker {victim.slot} of {service} (process {victim.pid}) with SIGKILL")
+        self.scene.say(f"kill -9 {victim.pid}", "command")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim.pid, signal.SIGKILL)
+        began = self.scene.elapsed
+        await self._noticed(service, "crashes", view.crashes)
+        return f"replaced in {self.scene.elapsed - began:.1f} s"
+
+    async def _hang(self, service: str) -> str:
+        view = await self._shop.steady(service)
+        self._announce(f"hanging a worker of {service}: time.sleep(30) on its event loop")
+        self.scene.say(f"curl -X POST http://{self._shop[service].address}/debug/hang?seconds=30", "command")
+        began = self.scene.elapsed
+        async with self._shop.hang(service):
+            await self._noticed(service, "hangs", view.hangs)
+        return f"found and replaced in {self.scene.elapsed - began:.1f} s"
+
+    async def _upgrade(self, service: str) -> str:
+        view = await self._shop.steady(service)
+        self._announce(f"upgrading the supervisor of {service}: new code in the same process, sockets stay open")
+        result = await self._command(service, "upgrade")
+        if result.status != 0:
+            raise DemoError(f"the upgrade of {service} was refused: {result.output}")
+        after = await self._shop.steady(service)
+        if after.pid != view.pid or after.upgrades != view.upgrades + 1:
+            raise DemoError(f"the supervisor of {service} was not upgraded: process {after.pid}")
+        return f"same process {after.pid}, generation {after.generation}, in {result.seconds:.1f} s"
+
+    # -- what the steps are made of
+
+    def _announce(self, text: str) -> None:
+        self.scene.doing = text
+        self.scene.say(text, "do")
+
+    async def _command(self, service: str, verb: str) -> CommandResult:
+        self.scene.say(f"holdfast {verb} --name {service}", "command")
+        return await self._shop.command(service, verb)
+
+    async def _ship(self, service: str) -> str:
+        result = await self._command(service, "reload")
+        if result.status != 0:
+            raise DemoError(f"the reload of {service} was refused: {result.output}")
+        view = await self._shop.steady(service)
+        return f"generation {view.generation} in {result.seconds:.1f} s"
+
+    def _write_version(self, service: str, last_line: str) -> None:
+        """A new version of the service's code on disk. The number makes each differ in size from the one before."""
+        source = self._shop[service].source
+        text = source.read_text().partition("\n# version ")[0].rstrip("\n")
+        self._version += 1
+        source.write_text(f"{text}\n\n# version {'I' * (self._version % 7)}\n{last_line}\n")
+
+    async def _noticed(self, service: str, counter: Literal["crashes", "hangs"], before: int) -> None:
+        try:
+            async with asyncio.timeout(CHANGE_LIMIT):
+                while (view := await self._shop.look(service)) is None or getattr(view, counter) <= before:
+                    await asyncio.sleep(POLL)
+        except TimeoutError:
+            raise DemoError(f"{service} did not notice within {CHANGE_LIMIT:g} s that a worker {counter[:-2]}ed") from None
+        await self._shop.steady(service)
+
+    def _parts(self, order: str) -> list[Part]:
+        """Half of the traffic places orders; half of each kind keeps its connections, the rest opens new ones."""
+        body = b'{"sku": "%s", "card": "4242424242424242"}'
+        kinds: tuple[tuple[float, dict[str, Any], bool], ...] = (
+            (0.15, {"mode": "keepalive", "method": "POST", "path": "/orders", "body": body % b"rope"}, True),
+            (0.10, {"mode": "connect", "method": "POST", "path": "/orders", "body": body % b"chain"}, True),
+            (0.25, {"mode": "keepalive", "path": f"/orders/{order}"}, False),
+            (0.25, {"mode": "keepalive", "path": "/products"}, False),
+            (0.25, {"mode": "connect", "path": "/products"}, False),
+        )
+        parts = []
+        for number, (share, values, receipts) in enumerate(kinds):
+            headers = (("content-type", "application/json"), ("x-order-reference", f"{number}-{{n}}"))
+            load = Load(
+                addresses=(self._shop["gateway"].address,),
+                headers=headers if receipts else (),
+                rate=self.settings.rate * share,
+                connections=CONNECTIONS,
+                duration=FOREVER,
+                timeout=REQUEST_TIMEOUT,
+                **values,
+            )
+            parts.append(Part(load, receipts))
+        return parts
+
+    async def _check_orders(self, *, at_end: bool = False) -> None:
+        receipts = await self._traffic.receipts()
+        await asyncio.to_thread(self._ledger.check, receipts, self.scene.orders)
+        if at_end:
+            await asyncio.to_thread(self._ledger.count, self.scene.orders)
+
+    # -- what is watched meanwhile
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._poll(), name="status")]
+        tasks += [asyncio.create_task(self._listen(name), name=f"events of {name}") for name in SERVICES]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _poll(self) -> None:
+        while True:
+            for name in SERVICES:
+                if (view := await self._shop.look(name)) is not None:
+                    self.scene.services[name] = view
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _listen(self, name: str) -> None:
+        while True:
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                async for happening in follow(self._shop[name].control):
+                    if line := narrate(name, happening):
+                        self.scene.say(line)
+            await asyncio.sleep(POLL)  # an upgrade ends the connection; the next one is there at once
