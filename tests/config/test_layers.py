@@ -243,7 +243,7 @@ def test_what_the_command_line_needs_to_know_comes_from_the_struct() -> None:
 
 def test_a_field_of_a_type_that_settings_cannot_have_is_named() -> None:
     class Wrong(msgspec.Struct, frozen=True):
-        table: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
+        table: dict[str, str] = {}
 
     with pytest.raises(TypeError, match="table: a setting cannot be of type dict"):
         fields_of(Wrong)

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from e2e.harness import Running, service
 
 pytestmark = pytest.mark.e2e

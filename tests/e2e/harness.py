@@ -167,9 +167,7 @@ class Running:
 
     def children(self) -> list[int]:
         """Every living process of the service but the supervisor."""
-        return [
-            process.pid for process in self._descendants() if process.status() != psutil.STATUS_ZOMBIE
-        ]
+        return [process.pid for process in self._descendants() if process.status() != psutil.STATUS_ZOMBIE]
 
 
 _count = 0

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from e2e.harness import Running
 
+from e2e.harness import Running
 from holdfast.lab.load import Load
 from holdfast.lab.process import LoadProcess, ProxyProcess
 from holdfast.lab.report import Report

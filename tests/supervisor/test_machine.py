@@ -150,6 +150,20 @@ def test_a_cgroup_outside_of_what_is_mounted_falls_back_to_the_mount(tmp_path: P
     assert cpu_count(tmp_path, SIXTEEN) == 3
 
 
+def test_a_path_above_the_cgroup_namespace_leads_nowhere_outside_the_mount(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/../sibling\n",
+            "proc/self/mountinfo": v2(),
+            "sys/fs/cgroup/cpu.max": "300000 100000\n",
+            "sys/fs/sibling/cpu.max": "100000 100000\n",
+            "sys/fs/cpu.max": "100000 100000\n",
+        },
+    )
+    assert cpu_count(tmp_path, SIXTEEN) == 3
+
+
 def test_v1_limits_with_their_own_hierarchies(tmp_path: Path) -> None:
     write(
         tmp_path,

@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 import msgspec
 
 from holdfast.lab.commentary import narrate
+from holdfast.lab.ledger import Ledger
 from holdfast.lab.link import follow
 from holdfast.lab.load import Load
-from holdfast.lab.ledger import Ledger
 from holdfast.lab.scene import Scene, StepResult
 from holdfast.lab.shop import SERVICES, CommandResult, DemoError, Shop, open_shop
 from holdfast.lab.traffic import Part, Tally, TrafficProcess
@@ -103,7 +103,7 @@ class Director:
         finally:
             await self._traffic.close()
 
-    async def _until_stopped(self, task: "asyncio.Future[object] | asyncio.Task[None]") -> bool:
+    async def _until_stopped(self, task: "asyncio.Future[Any]") -> bool:
         """Wait for the task, or for ``stop``, which cancels it. True when it ended by itself."""
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -254,13 +254,14 @@ class Director:
         source.write_text(f"{text}\n\n# version {'I' * (self._version % 7)}\n{last_line}\n")
 
     async def _noticed(self, service: str, counter: Literal["crashes", "hangs"], before: int) -> None:
-        try:
-            async with asyncio.timeout(CHANGE_LIMIT):
-                while (view := await self._shop.look(service)) is None or getattr(view, counter) <= before:
-                    await asyncio.sleep(POLL)
-        except TimeoutError:
-            raise DemoError(f"{service} did not notice within {CHANGE_LIMIT:g} s that a worker {counter[:-2]}ed") from None
-        await self._shop.steady(service)
+        end = self.scene.elapsed + CHANGE_LIMIT
+        while self.scene.elapsed < end:
+            view = await self._shop.look(service)
+            if view is not None and getattr(view, counter) > before:
+                await self._shop.steady(service)
+                return
+            await asyncio.sleep(POLL)
+        raise DemoError(f"{service} has not counted one of the {counter} within {CHANGE_LIMIT:g} s")
 
     def _parts(self, order: str) -> list[Part]:
         """Half of the traffic places orders; half of each kind keeps its connections, the rest opens new ones."""

@@ -268,7 +268,7 @@ def find_source() -> Path:
 
 def _import_paths() -> list[str]:
     """PYTHONPATH for processes in another directory, so that they find the same holdfast as this one."""
-    given = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    given = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     home = Path(__file__).resolve().parents[2]
     return given if home.name in ("site-packages", "dist-packages") else [*given, str(home)]
 

@@ -56,7 +56,7 @@ class ControlServer:
         self.listener: Listener | None = None
         self._supervisor = supervisor
         self._server: asyncio.Server | None = None
-        self._followers: dict[asyncio.Task[Any], asyncio.Queue[Event]] = {}
+        self._followers: dict[asyncio.Task[Any], asyncio.Queue[Event | None]] = {}
         self._clients: set[asyncio.Task[Any]] = set()
 
     async def open(self, fd: int | None = None) -> None:
@@ -152,12 +152,24 @@ class ControlServer:
     async def _follow(
         self, task: "asyncio.Task[Any]", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        queue: asyncio.Queue[Event] = asyncio.Queue(MAX_BEHIND)
-        for event in self._supervisor.history:
-            await _write(writer, {"event": event, "past": True})
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_BEHIND)
+        past = list(self._supervisor.history)
         self._followers[task] = queue
-        while True:
-            await _write(writer, {"event": await queue.get()})
+        left = asyncio.get_running_loop().create_task(reader.read(), name="control: follower's end")
+
+        def end(_: object) -> None:
+            with contextlib.suppress(asyncio.QueueFull, asyncio.CancelledError):
+                left.exception()  # a reset is an end like any other
+                queue.put_nowait(None)
+
+        left.add_done_callback(end)
+        try:
+            for event in past:
+                await _write(writer, {"event": event, "past": True})
+            while (news := await queue.get()) is not None:
+                await _write(writer, {"event": news})
+        finally:
+            left.cancel()
 
     async def _do(self, request: Request, writer: asyncio.StreamWriter) -> Any:
         supervisor = self._supervisor

@@ -157,7 +157,7 @@ class Supervisor:
     def _go_on(self, resumed: Resumed) -> None:
         """After a re-exec: the workers have not noticed."""
         self._serving()
-        self.events.emit(lambda: SupervisorUpgraded(_now(), holdfast.__version__))
+        self.events.emit(lambda: SupervisorUpgraded(time.time(), holdfast.__version__))
         self.pool.fill_empty("it died during the upgrade")
         self.control.resume(resumed, self._own(self._after_upgrade(resumed)))
 
@@ -194,8 +194,7 @@ class Supervisor:
             except (BootError, ConfigError) as exc:
                 why, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
                 outcome = Outcome(False, number, time.monotonic() - began, time.time(), why, detail)
-                now = _now()
-                self.events.emit(lambda: GenerationRefused(now, number, why, detail))
+                self.events.emit(lambda: GenerationRefused(time.time(), number, why, detail))
             else:
                 self.settings = settings
                 outcome = Outcome(True, number, time.monotonic() - began, time.time())
@@ -249,7 +248,7 @@ class Supervisor:
         settings = self.settings
         self.state = "stopping"
         self._notifier.stopping(f"stopping: {reason}")
-        self.events.emit(lambda: ServiceStopping(_now(), reason))
+        self.events.emit(lambda: ServiceStopping(time.time(), reason))
         self.pool.prepare_stop(settings.stop_timeout, reason)
         self.pool.lame_duck()
         if not hurry:
@@ -354,10 +353,6 @@ class Supervisor:
             await work
         except HoldfastError as exc:
             logger.error("refused: %s", exc)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _directory(environment: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -109,10 +110,9 @@ class WorkerPool:
         slot.jitter = self._rng.uniform(-1, 1) * self.settings.recycle_jitter
         if self.lame:
             worker.send(LameDuck())
-        now = _now()
         self._events.emit(
             lambda: WorkerStarted(
-                now, slot.index, worker.pid, worker.generation, worker.ready_at - worker.spawned_at, reason
+                time.time(), slot.index, worker.pid, worker.generation, worker.ready_at - worker.spawned_at, reason
             )
         )
         if old is not None:
@@ -152,8 +152,7 @@ class WorkerPool:
 
     def refused(self, slot: int, generation: int, error: BootError) -> None:
         """Tell that a worker did not become ready."""
-        now = _now()
-        self._events.emit(lambda: BootRefused(now, slot, generation, error.reason, error.detail))
+        self._events.emit(lambda: BootRefused(time.time(), slot, generation, error.reason, error.detail))
 
     def _pause(self, crashes: int) -> float:
         if crashes < 2:
@@ -205,7 +204,7 @@ class WorkerPool:
             self.install(slot, booted[slot.index], reason)
         self._drop_slots(count, reason)
         seconds = _now() - began
-        self._events.emit(lambda: GenerationReplaced(_now(), generation, count, seconds))
+        self._events.emit(lambda: GenerationReplaced(time.time(), generation, count, seconds))
         return seconds
 
     async def scale(self, count: int) -> None:
@@ -261,7 +260,9 @@ class WorkerPool:
         unfinished = worker.retired.unfinished if worker.retired else ()
         if before != "booting":
             self._events.emit(
-                lambda: WorkerEnded(now, worker.slot, pid, worker.generation, worker.ending, expected, unfinished)
+                lambda: WorkerEnded(
+                    time.time(), worker.slot, pid, worker.generation, worker.ending, expected, unfinished
+                )
             )
         if slot is None:
             return
@@ -307,7 +308,7 @@ class WorkerPool:
         """The stacks first, then a replacement, then the end of what hangs."""
         self.hangs += 1
         stacks = await worker.stacks()
-        self._events.emit(lambda: WorkerHung(_now(), worker.slot, worker.pid, seconds, stacks))
+        self._events.emit(lambda: WorkerHung(time.time(), worker.slot, worker.pid, seconds, stacks))
         slot = next((slot for slot in self.slots if slot.worker is worker), None)
         if slot is not None:
             self.fill(slot, f"the worker before it hung for {seconds:.1f} s")

@@ -114,6 +114,7 @@ class WorkerProcess:
                 if unfinished:
                     logger.warning("not finished when the worker ended: %s", ", ".join(unfinished))
                 await self._flush()
+                machine.lower_priority()  # what is left is tearing down, beside a successor that serves
             except BootError as exc:
                 await application.abort()
                 self._report(exc.reason, exc.detail)

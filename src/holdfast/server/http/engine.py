@@ -182,7 +182,15 @@ class HttpEngine:
         for taken in range(most):
             if self._at_limit():
                 return taken
-            received = receive_connection(self._intake)
+            try:
+                received = receive_connection(self._intake)
+            except EOFError:  # no sender is left, so nothing will ever come again
+                self._loop.remove_reader(self._intake.fileno())
+                return taken
+            except OSError as exc:  # out of descriptors: the connection stays in the queue, for whoever has one
+                logger.error("no connection can be taken over for now: %s", exc)
+                self._pause_accepting()
+                return taken
             if received is None:
                 return taken
             listener, sock = received

@@ -1,0 +1,50 @@
+# make run    the demonstration: four services under load, reloaded, broken, killed, hung and upgraded
+# make test   every test
+# make check  style, types, floors, house rules
+# make bench  the comparison with other servers (installs them, and wrk where it may)
+.PHONY: run test unit e2e check format bench soak versions clean
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+run:
+	@scripts/setup demo
+	@$(VENV)/bin/holdfast demo $(ARGS)
+
+test: unit e2e
+
+unit:
+	@scripts/setup dev
+	$(PYTHON) -m pytest -q -m "not e2e" $(ARGS)
+
+e2e:
+	@scripts/setup dev
+	$(PYTHON) -m pytest -q -m e2e $(ARGS)
+
+check:
+	@scripts/setup dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PYTHON) scripts/check-house
+
+format:
+	@scripts/setup dev
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench:
+	@scripts/setup dev
+	$(PYTHON) benchmarks/zero_loss.py $(ARGS)
+	$(PYTHON) benchmarks/throughput.py
+
+soak:
+	@scripts/setup dev
+	$(PYTHON) benchmarks/soak.py $(ARGS)
+
+versions:
+	@scripts/setup dev
+	scripts/test-versions
+
+clean:
+	rm -rf $(VENV) .venv-3.* build dist .mypy_cache .ruff_cache .pytest_cache
