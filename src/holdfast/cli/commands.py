@@ -119,7 +119,7 @@ def stop(name: str | None, control: Path | None, timeout: float, now: bool, as_j
         click.echo(f"{status.name} (process {status.pid}) has ended after {seconds:.1f} s")
 
 
-class _Ended(Exception):  # noqa: N818 - what was wanted
+class _Ended(Exception):
     """The supervisor was gone before it could answer."""
 
 

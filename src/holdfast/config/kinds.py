@@ -52,7 +52,7 @@ RULES: Final[dict[str, tuple[str, Callable[[Any, Any], bool]]]] = {
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
 
 
-class Refused(ValueError):  # noqa: N818 - never leaves this room: it becomes a ConfigError
+class Refused(ValueError):
     """The value does not fit. The text says what was expected."""
 
     def __init__(self, expected: str, hint: str = "") -> None:

@@ -57,7 +57,7 @@ class BootError(HoldfastError):
         return f"{self.reason}\n{self.detail}" if self.detail else self.reason
 
 
-class CallCancelled(HoldfastError):  # noqa: N818 - named for what happened, as Rejected
+class CallCancelled(HoldfastError):
     """The work was called off through its ``Cancellation``; an answer, not ``asyncio.CancelledError``."""
 
     def __init__(self, reason: str = "cancelled") -> None:
@@ -65,7 +65,7 @@ class CallCancelled(HoldfastError):  # noqa: N818 - named for what happened, as 
         self.reason = reason
 
 
-class Rejected(HoldfastError):  # noqa: N818 - a refusal is an answer, not a fault
+class Rejected(HoldfastError):
     """``policy`` refused the call because of ``reason``; ``retry_after`` is seconds, None when unknown."""
 
     def __init__(self, policy: str, reason: str, retry_after: float | None = None) -> None:

@@ -26,7 +26,7 @@ NEVER = float("inf")
 _NOTED = frozenset((b"expect", b"content-length"))
 
 
-class Refusal(Exception):  # noqa: N818
+class Refusal(Exception):
     """A request that ends the connection: raised inside the parser's callbacks, answered outside of them."""
 
     def __init__(self, status: int, detail: str) -> None:
