@@ -39,7 +39,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, status: int =
         (["run"], "APP: expected what to serve"),
         (["run", "main"], "APP: got 'main', expected module:attribute; for example main:app"),
         (["run", "src/main.py"], "name the module: src.main:app"),
-        (["run", "a:b", "--workers", "two"], '--workers: got \'two\', expected "auto" or a whole number'),
+        (["run", "a:b", "--workers", "two"], "--workers: got 'two', expected \"auto\" or a whole number"),
         (["run", "a:b", "--workers", "0"], "--workers: got 0"),
         (["run", "a:b", "--workers", "9999"], "a number from 1 to 1024"),
         (["run", "a:b", "--loop", "uvlop"], "did you mean uvloop?"),

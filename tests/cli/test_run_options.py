@@ -44,7 +44,20 @@ def test_what_is_not_given_is_absent() -> None:
 
 
 def test_each_field_is_an_option_and_one_is_the_argument() -> None:
-    arguments = ["--count", "3", "--grace", "5s", "--limit", "1MB", "--eager", "--place", "a", "--place", "b", "main:app"]
+    arguments = [
+        "--count",
+        "3",
+        "--grace",
+        "5s",
+        "--limit",
+        "1MB",
+        "--eager",
+        "--place",
+        "a",
+        "--place",
+        "b",
+        "main:app",
+    ]
     assert given(*arguments) == {
         "target": "main:app",
         "count": "3",

@@ -32,7 +32,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 class Needy(msgspec.Struct, frozen=True):
     app: str
-    tags: tuple[str, ...] = msgspec.field(default_factory=tuple)
+    tags: tuple[str, ...] = msgspec.field(default_factory=lambda: ("web",))
 
 
 def run(file: Path | None = None, env: dict[str, str] | None = None, **flags: object) -> Run:
@@ -150,7 +150,7 @@ def test_a_value_out_of_bounds_is_refused_in_every_layer(name: str, value: objec
     file.write_text(f"[run]\n{name} = {value!r}\n")
     assert f"[run] {name}: got {value!r}" in refusal(file)
     assert f"HOLDFAST_{name.upper()}: got {str(value)!r}" in refusal(env={f"HOLDFAST_{name.upper()}": str(value)})
-    assert f"--{name.replace('_', '-')}: got {value!r}" in refusal(**{name: value})
+    assert f"--{name.replace('_', '-')}: got {value!r}" in refusal(None, None, **{name: value})
 
 
 def test_variables_with_other_owners_are_left_alone() -> None:
@@ -238,7 +238,7 @@ def test_what_the_command_line_needs_to_know_comes_from_the_struct() -> None:
     assert [name for name, field in fields.items() if field.secret] == ["token"]
     assert [name for name, field in fields.items() if field.choices] == ["log_format"]
     assert [field.required for field in fields_of(Needy)] == [True, False]
-    assert fields_of(Needy)[1].default == ()
+    assert fields_of(Needy)[1].default == ("web",)
 
 
 def test_a_field_of_a_type_that_settings_cannot_have_is_named() -> None:

@@ -25,11 +25,14 @@ def test_an_event_is_a_frozen_fact_that_carries_its_kind() -> None:
 
 def test_with_nobody_listening_the_event_is_not_built() -> None:
     listeners = Listeners()
+    built: list[Event] = []
 
     def build() -> Event:
-        raise AssertionError("built for nobody")
+        built.append(_opened())
+        return built[-1]
 
     listeners.emit(build)
+    assert built == []
     assert not listeners
     assert not listeners.active
 
@@ -55,8 +58,9 @@ def test_every_listener_gets_the_same_event_built_once() -> None:
 def test_unsubscribing_ends_that_subscription_only_and_only_once() -> None:
     listeners = Listeners()
     heard: list[Event] = []
-    stop = listeners.subscribe(heard.append)
-    listeners.subscribe(heard.append)
+    callback = heard.append
+    stop = listeners.subscribe(callback)
+    listeners.subscribe(callback)
     stop()
     stop()
     listeners.emit(_opened)

@@ -31,11 +31,19 @@ class Refusal(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class Refused(CommandError):
+    """The supervisor has answered, and the answer is no."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(FAILED, refusal.reason, refusal.detail)
+
+
 class Conversation:
     """A connection to the supervisor at ``path``. ``within`` seconds are for everything said on it, None is no limit.
 
-    Every method raises CommandError: ABSENT when nobody answers there, FAILED when it is refused, TIMEOUT when the
-    time is over; what was asked for then goes on. Use it as a context manager, in one thread.
+    Every method raises CommandError: ABSENT when nobody answers there, TIMEOUT when the time is over, FAILED when the
+    connection breaks, and ``ask`` Refused. What was asked for goes on after a TIMEOUT. Use it as a context manager,
+    in one thread.
     """
 
     def __init__(self, path: Path, within: float | None) -> None:
@@ -56,7 +64,7 @@ class Conversation:
         self.say(op, **parameters)
         for answer in self.answers():
             if answer.error is not None:
-                raise CommandError(FAILED, answer.error.reason, answer.error.detail)
+                raise Refused(answer.error)
             if bytes(answer.result):
                 return answer.result
         raise CommandError(FAILED, f"the supervisor ended the connection without an answer to {op}")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from holdfast.cli.client import Conversation
+from holdfast.cli.client import Conversation, Refused
 from holdfast.cli.exitcode import FAILED, TIMEOUT, CommandError
 from holdfast.cli.progress import waiting
 from holdfast.cli.target import find, target_options
@@ -127,7 +127,7 @@ def _ask_to_stop(conversation: Conversation, op: str) -> None:
     conversation.say(op)
     for answer in conversation.answers():
         if answer.error is not None:
-            raise CommandError(FAILED, answer.error.reason, answer.error.detail)
+            raise Refused(answer.error)
         return
     raise _Ended
 
@@ -169,7 +169,7 @@ def _ask(path: Path, timeout: float, as_json: bool, op: str, **parameters: Any) 
             _print_json({"ok": False, "reason": exc.reason, "detail": exc.detail})
         if exc.status == TIMEOUT:
             raise CommandError(TIMEOUT, f"{exc.reason}; the {op} goes on, see holdfast status") from exc
-        if exc.status == FAILED:
+        if isinstance(exc, Refused):
             raise CommandError(FAILED, f"{op} refused: {exc.reason}", exc.detail) from exc
         raise
 

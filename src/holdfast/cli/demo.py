@@ -29,7 +29,7 @@ MIN_TERMINAL: Final = (72, 24)
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(min=1), help="End after the round in which this time is over.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="When to end; each step is shown once all the same.")
 @click.option("--rate", type=click.FloatRange(10, 2000), default=200.0, help="Requests a second.  [200]")
 @click.option("--workers", type=click.IntRange(1, 16), default=2, help="Workers of each service.  [2]")
 @click.option("--json", "as_json", is_flag=True, help="Print only the result, as one JSON object.")
@@ -126,7 +126,7 @@ def _show(scene: "Scene", shown: contextlib.ExitStack) -> "asyncio.Task[None] | 
 
     async def paint() -> None:
         while True:
-            live.update(draw(scene, console.height), refresh=True)
+            live.update(draw(scene, console.width, console.height), refresh=True)
             await asyncio.sleep(REFRESH_SECONDS)
 
     return asyncio.create_task(paint(), name="view")
@@ -152,5 +152,5 @@ def _save(scene: "Scene", path: Path) -> None:
     console = Console(
         record=True, width=width, height=height, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
-    console.print(draw(scene, height), height=height)
+    console.print(draw(scene, width, height), height=height)
     console.save_svg(str(path), title="holdfast demo")

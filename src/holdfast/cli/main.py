@@ -31,6 +31,8 @@ MISSING: Final = 'the command line needs the extra "server": pip install "holdfa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: the program's own) name. Returns the exit status."""
+    if sys.platform == "win32":
+        return _tell(exitcode.FAILED, "the server needs Linux or macOS; on Windows the library alone can be used")
     if any(importlib.util.find_spec(name) is None for name in ("click", "rich")):
         return _tell(exitcode.FAILED, MISSING)
     import click

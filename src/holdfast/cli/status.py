@@ -82,7 +82,7 @@ def _show(raw: msgspec.Raw, as_json: bool) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(_panel(found))
+        Console().print(panel(found))
     else:
         click.echo(plain(found))
 
@@ -92,7 +92,7 @@ def _live(path: Path, timeout: float) -> None:
 
     with Live(auto_refresh=False, transient=False) as live:
         while True:
-            live.update(_panel(msgspec.json.decode(_patient(path, timeout), type=Status)), refresh=True)
+            live.update(panel(msgspec.json.decode(_patient(path, timeout), type=Status)), refresh=True)
             time.sleep(REFRESH)
 
 
@@ -106,7 +106,7 @@ def plain(found: Status) -> str:
 
 def header(found: Status) -> list[str]:
     """What is true of the whole service, one fact or two a line."""
-    upgrades = f", {found.upgrades} upgrades" if found.upgrades else ""
+    upgrades = f", {found.upgrades} upgrade{'s' * (found.upgrades > 1)}" if found.upgrades else ""
     lines = [
         f"{found.name}: {found.state}, generation {found.generation}, up {short(found.uptime)}{upgrades}",
         f"at      {', '.join(found.addresses) or 'nowhere'}",
@@ -154,7 +154,8 @@ def short(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
-def _panel(found: Status) -> "Group":
+def panel(found: Status) -> "Group":
+    """The same for a terminal, with colours."""
     from rich import box
     from rich.console import Group
     from rich.table import Table

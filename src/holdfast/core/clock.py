@@ -161,7 +161,6 @@ class _JumpingSelector(selectors.DefaultSelector):
             if self._turns > SPIN_LIMIT:
                 raise self._failure(f"{SPIN_LIMIT} turns of the loop passed without time passing")
             return ready
-        self._turns = 0
         ready = self._wait_for_the_world(timeout is None)
         if not ready:
             if timeout is None:
@@ -180,15 +179,17 @@ class _JumpingSelector(selectors.DefaultSelector):
         return []
 
     def _jump(self, timeout: float) -> None:
-        target = self._clock.now() + timeout
-        while self.timers and self.timers[0] < target - EPSILON:
-            heapq.heappop(self.timers)  # a timer that was cancelled, or ran after an explicit advance
+        now = self._clock.now()
+        target = now + timeout
+        while self.timers and (self.timers[0] <= now or self.timers[0] < target - EPSILON):
+            heapq.heappop(self.timers)  # a timer that has run, or was cancelled
         if self.timers and self.timers[0] <= target + EPSILON:
             target = self.timers[0]
         if target > self._end:
             raise self._failure(
                 f"the limit of {self._limit:g} virtual seconds is over: the next timer is {timeout:g} s away"
             )
+        self._turns = 0
         self._clock.move_to(target)
 
     def _failure(self, what: str) -> VirtualTimeError:

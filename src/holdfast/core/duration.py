@@ -67,11 +67,9 @@ def parse_duration(value: str | int | float) -> float:
 def format_duration(seconds: float) -> str:
     """The shortest usual text for ``seconds`` (0 or more), which ``parse_duration`` reads back exactly."""
     seconds = _checked(seconds, seconds)
-    plain = f"{seconds!r}s".replace(".0s", "s")
     if seconds >= LONG or 0 < seconds < SHORT:
-        return plain
-    text = _spelled(Decimal(repr(seconds)))
-    return text if parse_duration(text) == seconds else plain
+        return f"{seconds!r}s"
+    return _spelled(Decimal(repr(seconds)))
 
 
 def _total(text: str) -> Decimal:

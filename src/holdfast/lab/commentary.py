@@ -10,23 +10,23 @@ _FRAME: Final = re.compile(r'File "(?:.*/)?(?P<file>[^"/]+)", line (?P<line>\d+)
 
 def narrate(service: str, happening: Happening) -> str:
     """One line about the event; empty when it is not worth one."""
-    worker = f"{service}: worker {happening.slot} (process {happening.pid})"
+    worker = f"{service}: worker {happening.slot}"
     match happening.type:
         case "WorkerStarted":
-            return f"{worker} of generation {happening.generation} is ready after {happening.seconds:.1f} s"
+            return f"{worker} of generation {happening.generation} ready after {happening.seconds:.1f} s"
         case "WorkerEnded":
             return "" if happening.expected else f"{worker} {happening.ending.partition(' (')[0]}"
         case "WorkerHung":
             place = _place(happening.stacks)
-            return f"{worker} has not moved for {happening.seconds:.1f} s{f'; it is in {place}' if place else ''}"
+            return f"{worker} blocked for {happening.seconds:.1f} s{f' at {place}' if place else ''}"
         case "BootRefused":
             return f"{service}: generation {happening.generation} does not boot: {happening.reason}"
         case "GenerationReplaced":
-            return f"{service}: generation {happening.generation} serves with {happening.workers} workers"
+            return f"{service}: generation {happening.generation} serves, the old workers drain"
         case "GenerationRefused":
             return f"{service}: generation {happening.generation} is refused"
         case "SupervisorUpgraded":
-            return f"{service}: the supervisor runs its new code"
+            return f"{service}: the supervisor runs its new code, as the same process"
         case _:
             return ""
 

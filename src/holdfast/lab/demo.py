@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,8 +24,10 @@ DEFAULT_RATE: Final = 200.0
 DEFAULT_WORKERS: Final = 2
 FOREVER: Final = 86_400.0
 """The longest load there is, in seconds."""
-BASELINE: Final = 3.0
-SETTLE: Final = 1.5
+WARM_UP: Final = 1.5
+"""Seconds until the first step: everybody connects at once in them. They count in the totals."""
+BASELINE: Final = 4.0
+SETTLE: Final = 2.0
 """Seconds after each step that still belong to it: what it broke may show late."""
 WATCH_SECONDS: Final = 0.5
 CHANGE_LIMIT: Final = 30.0
@@ -36,8 +39,8 @@ REQUEST_TIMEOUT: Final = 10.0
 """Longer than the gateway's own limit towards the services behind it: what is told to the client is counted."""
 
 BREAKAGES: Final = (
-    "from shop.discounts import apply_discounts",
-    'raise RuntimeError("SHOP_API_KEY is not set")',
+    'raise RuntimeError("SHOP_KEY is not set")',
+    "from shop.discounts import apply",
     "answer = undefined_name",
 )
 """What a broken version has as its last line, one after the other."""
@@ -62,6 +65,7 @@ class Director:
         self._ledger: Ledger
         self._traffic: TrafficProcess
         self._step_now: tuple[str, str, int, bool] | None = None
+        self._breakages = itertools.cycle(BREAKAGES)
         self._version = 1
 
     def stop(self) -> None:
@@ -121,7 +125,7 @@ class Director:
     # -- the steps
 
     async def _rounds(self) -> None:
-        scene = self.scene
+        await asyncio.sleep(WARM_UP)
         await self._step("steady load", "", 0, self._do_nothing, free=True)
         steps: tuple[tuple[str, Callable[[str], Awaitable[str]], bool], ...] = (
             ("reload", self._reload, True),
@@ -139,7 +143,6 @@ class Director:
                 service = SERVICES[(position + number - 1) % len(SERVICES)]
                 await self._step(name, service, number, action, free=free)
                 await self._check_orders()
-            scene.say(f"round {number} is over", "do")
 
     @property
     def _over(self) -> bool:
@@ -151,7 +154,7 @@ class Director:
     ) -> None:
         self.scene.absorb(await self._traffic.step(name))
         self._step_now = name, service, number, free
-        self.scene.mark(name)
+        self.scene.mark(name.partition(" ")[0])
         try:
             note, done = await action(service), True
             await asyncio.sleep(SETTLE)
@@ -168,22 +171,22 @@ class Director:
         self.scene.add(result)
         lost = "no request" if not tally.failed else f"{tally.failed} request{'s' * (tally.failed != 1)}"
         cost = f"{name}{' of ' + service if service else ''} cost {lost} of {tally.requests:,}"
-        self.scene.say(f"{cost}; the longest took {tally.worst * 1e3:.0f} ms", "good" if result.good else "bad")
+        self.scene.say(f"{cost}; longest {tally.worst * 1e3:.0f} ms", "good" if result.good else "bad")
 
     async def _do_nothing(self, service: str) -> str:
-        self.scene.doing = "steady load, nothing else: this is what the other figures are to be compared with"
+        self.scene.doing = "steady load and nothing else, for comparison"
         self.scene.say(self.scene.doing, "do")
         await asyncio.sleep(BASELINE)
-        return "for comparison"
+        return "nothing is done to it: for comparison"
 
     async def _reload(self, service: str) -> str:
-        self._announce(f"reloading {service}: a new generation of workers beside the old one")
+        self._announce(f"reloading {service}: new workers start beside the old ones")
         self._write_version(service, "")
         return await self._ship(service)
 
     async def _ship_broken(self, service: str) -> str:
-        broken = BREAKAGES[self._version % len(BREAKAGES)]
-        self._announce(f"shipping a broken version of {service}: its last line is now `{broken}`")
+        broken = next(self._breakages)
+        self._announce(f"shipping a broken version of {service}: {broken}")
         before = await self._shop.steady(service)
         self._write_version(service, broken)
         result = await self._command(service, "reload")
@@ -196,12 +199,12 @@ class Director:
         self.scene.say(f"refused with exit status {result.status}; generation {before.generation} serves on", "good")
         self._announce(f"shipping a repaired version of {service}")
         self._write_version(service, "")
-        return f"refused: {reason.rpartition(' failed: ')[2]}; then repaired: {await self._ship(service)}"
+        return f"refused: {reason.rpartition(': ')[2]}; repaired: {await self._ship(service)}"
 
     async def _kill(self, service: str) -> str:
         view = await self._shop.steady(service)
         victim = max(view.workers, key=lambda worker: worker.requests)
-        self._announce(f"killing worker {victim.slot} of {service} (process {victim.pid}) with SIGKILL")
+        self._announce(f"killing worker {victim.slot} of {service} in the middle of its requests")
         self.scene.say(f"kill -9 {victim.pid}", "command")
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim.pid, signal.SIGKILL)
@@ -211,7 +214,7 @@ class Director:
 
     async def _hang(self, service: str) -> str:
         view = await self._shop.steady(service)
-        self._announce(f"hanging a worker of {service}: time.sleep(30) on its event loop")
+        self._announce(f"hanging a worker of {service}: time.sleep(30) on its loop")
         self.scene.say(f"curl -X POST http://{self._shop[service].address}/debug/hang?seconds=30", "command")
         began = self.scene.elapsed
         async with self._shop.hang(service):
@@ -220,7 +223,7 @@ class Director:
 
     async def _upgrade(self, service: str) -> str:
         view = await self._shop.steady(service)
-        self._announce(f"upgrading the supervisor of {service}: new code in the same process, sockets stay open")
+        self._announce(f"upgrading the supervisor of {service}: its sockets stay open")
         result = await self._command(service, "upgrade")
         if result.status != 0:
             raise DemoError(f"the upgrade of {service} was refused: {result.output}")
@@ -316,7 +319,7 @@ class Director:
 
     async def _listen(self, name: str) -> None:
         while True:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError):
                 async for happening in follow(self._shop[name].control):
                     if line := narrate(name, happening):
                         self.scene.say(line)

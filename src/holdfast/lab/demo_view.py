@@ -23,7 +23,7 @@ BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 BORDER: Final = "grey39"
 DIM: Final = "grey58"
 ACCENT: Final = "bold cyan"
-P50, P99, WORST = "green3", "dark_goldenrod", "grey46"
+P50, P99, WORST = "green3", "dark_goldenrod", "grey54"
 STATES: Final = {
     "ready": ("●", "green3"),
     "booting": ("◌", "yellow3"),
@@ -39,23 +39,30 @@ SYMBOLS: Final[dict[Kind, tuple[str, str]]] = {
 }
 MIN_PLOT: Final = 4
 MAX_PLOT: Final = 10
-TABLE_ROWS: Final = 11
+MIN_ROWS: Final = 6
+MAX_ROWS: Final = 11
+"""Steps in the table of costs; older ones scroll out."""
+TRAFFIC_FRAME: Final = 5
+SERVICES_LINES: Final = 8
+COSTS_FRAME: Final = 3
+"""Lines of the three panels besides the plot and the rows of costs."""
+WIDE: Final = 96
+"""Columns from which there is room for what is only nice to know."""
 
 
-def draw(scene: Scene, height: int) -> RenderableType:
-    """The whole picture, ``height`` lines of it."""
-    rows = min(TABLE_ROWS, max(6, len(scene.results)))
-    costs = rows + 4
-    services = 6
-    plot = max(MIN_PLOT, min(MAX_PLOT, height - costs - services - 10))
+def draw(scene: Scene, width: int, height: int) -> RenderableType:
+    """The whole picture, ``height`` lines of ``width`` columns."""
+    room = height - TRAFFIC_FRAME - SERVICES_LINES - COSTS_FRAME
+    rows = min(MAX_ROWS, max(MIN_ROWS, len(scene.results)), max(1, room - MIN_PLOT))
+    plot = max(MIN_PLOT, min(MAX_PLOT, room - rows))
     layout = Layout()
     layout.split_column(
-        Layout(_traffic(scene, plot), name="traffic", size=plot + 7),
-        Layout(name="middle", minimum_size=services),
-        Layout(_costs(scene, rows), name="costs", size=costs),
+        Layout(_traffic(scene, plot), name="traffic", size=plot + TRAFFIC_FRAME),
+        Layout(name="middle", minimum_size=SERVICES_LINES),
+        Layout(_costs(scene, rows), name="costs", size=rows + COSTS_FRAME),
     )
     layout["middle"].split_row(
-        Layout(_services(scene), ratio=5),
+        Layout(_services(scene, memory=width >= WIDE), ratio=5),
         Layout(_Commentary(scene), ratio=7),
     )
     return layout
@@ -73,7 +80,10 @@ def verdict(scene: Scene) -> Text:
     rate = total.requests / total.ended if total.ended else 0.0
     text.append(f"{total.requests:,} requests in {_clock(total.ended)} ({rate:.0f}/s): {total.failed} lost", "bold")
     free = sum(result.tally.failed for result in scene.results if result.free)
-    text.append(f", {free} of them by reloads, broken versions and upgrades\n" if total.failed else ".\n")
+    if total.failed:
+        text.append(f", {free} of them by reloads, broken versions and upgrades", _tone(not free))
+        text.append("; a worker that is killed or hangs takes with it what it was answering", DIM)
+    text.append(".\n")
     text.append(f"{orders.checked:,} orders were confirmed to clients: ", "bold")
     if orders.checked and orders.holds:
         text.append("each is in the database exactly once", "green3")
@@ -105,7 +115,7 @@ def _traffic(scene: Scene, rows: int) -> Panel:
     for name, value, style in (
         ("p50", recent.latency.quantile(0.5), P50),
         ("p99", recent.latency.quantile(0.99), P99),
-        ("longest", recent.worst, "white"),
+        ("longest", recent.worst, WORST),
     ):
         figures.append(f"{name} ", DIM)
         figures.append(_duration(value), f"bold {style}")
@@ -162,12 +172,13 @@ class _Plot:
         return Text(" " * AXIS_WIDTH + "".join(line), "cyan", no_wrap=True)
 
 
-def _services(scene: Scene) -> Panel:
+def _services(scene: Scene, *, memory: bool) -> Panel:
     table = Table(box=None, padding=(0, 1), expand=True, header_style=DIM)
     table.add_column("service", no_wrap=True)
     table.add_column("gen", justify="right")
     table.add_column("workers", no_wrap=True, ratio=1)
-    table.add_column("MB", justify="right", style=DIM)
+    if memory:
+        table.add_column("MB", justify="right", style=DIM)
     for view in scene.services.values():
         workers = Text()
         for worker in view.workers:
@@ -176,11 +187,11 @@ def _services(scene: Scene) -> Panel:
             workers.append(f"{worker.generation} ", DIM)
         upgraded = f" +{view.upgrades}" if view.upgrades else ""
         name = Text.assemble(view.name, (upgraded, "deep_sky_blue1"))
-        table.add_row(name, str(view.generation), workers, str(_memory(view.workers)))
+        table.add_row(name, str(view.generation), workers, *([str(_memory(view.workers))] if memory else []))
     legend = Text(" ", no_wrap=True, overflow="crop")
     for state, (symbol, style) in STATES.items():
         legend.append(symbol, style)
-        legend.append(f" {state}  ", DIM)
+        legend.append(f"{state} ", DIM)
     return Panel(Group(table, legend), title=Text(" services ", DIM), title_align="left", border_style=BORDER)
 
 

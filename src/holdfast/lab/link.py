@@ -68,7 +68,7 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 class _Line(msgspec.Struct, frozen=True):
-    result: msgspec.Raw | None = None
+    result: ServiceView | None = None
     error: _Refusal | None = None
     event: Happening | None = None
     past: bool = False
@@ -78,10 +78,13 @@ async def look(path: Path) -> ServiceView:
     """The state of the supervisor at ``path``. OSError when nobody answers there within ASK_LIMIT, RuntimeError when
     it refuses."""
     async with asyncio.timeout(ASK_LIMIT), _open(path, "status") as reader:
-        line = msgspec.json.decode(await reader.readline() or b"{}", type=_Line)
+        raw = await reader.readline()
+    if not raw.endswith(b"\n"):
+        raise ConnectionError(f"the supervisor at {path} ended the connection")
+    line = msgspec.json.decode(raw, type=_Line)
     if line.result is None:
         raise RuntimeError(f"{path}: {line.error.reason if line.error else 'no answer'}")
-    return msgspec.json.decode(line.result, type=ServiceView)
+    return line.result
 
 
 async def follow(path: Path) -> AsyncIterator[Happening]:

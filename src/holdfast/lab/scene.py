@@ -125,11 +125,11 @@ class Scene:
         self.all_good = self.all_good and result.good
 
     def absorb(self, tally: Tally) -> None:
-        """What ended between two steps belongs to the one before."""
+        """What ended between two steps belongs to the one before; before the first, nothing may be lost."""
         self.total.add(tally)
         if self.results:
             self.results[-1].tally.add(tally)
-            self.all_good = self.all_good and self.results[-1].good
+        self.all_good = self.all_good and (self.results[-1].good if self.results else not tally.failed)
 
     @property
     def ok(self) -> bool:

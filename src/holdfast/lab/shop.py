@@ -122,7 +122,7 @@ class Shop:
         """The state of a service; None when its supervisor does not answer."""
         try:
             return await look(self[name].control)
-        except (OSError, RuntimeError, msgspec.DecodeError):
+        except (OSError, RuntimeError):
             return None
 
     async def steady(self, name: str, within: float = STEADY_LIMIT) -> ServiceView:

@@ -7,6 +7,7 @@ and sends a frame twice a second in between. End of input ends the traffic: it n
 import asyncio
 import contextlib
 import gc
+import itertools
 import sys
 import time
 from collections import deque
@@ -111,7 +112,7 @@ class TrafficProcess:
 
     @classmethod
     async def start(cls, parts: list[Part], on_frame: Callable[[Frame], None]) -> "TrafficProcess":
-        """Start the child; the traffic begins as soon as it is up."""
+        """Start the child; it returns when the traffic has begun."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
@@ -123,8 +124,12 @@ class TrafficProcess:
             start_new_session=True,  # Ctrl-C is for the parent, which ends everything in order
         )
         traffic = cls(process, on_frame)
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(parts) + b"\n")
+        try:
+            # Waits for the answer: what is written before it could get lost in a buffer of the child's.
+            await traffic._ask(parts)
+        except BaseException:
+            await traffic.close()
+            raise
         return traffic
 
     async def step(self, name: str) -> Tally:
@@ -155,7 +160,7 @@ class TrafficProcess:
             await self._process.wait()
         await self._reader
 
-    async def _ask(self, order: _Order) -> _Line:
+    async def _ask(self, order: _Order | list[Part]) -> _Line:
         if self._reader.done():
             raise RuntimeError(f"the traffic process {self._process.pid} is gone; see its standard error")
         assert self._process.stdin is not None
@@ -167,15 +172,17 @@ class TrafficProcess:
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
-        while raw := await self._process.stdout.readline():
-            line = msgspec.json.decode(raw, type=_Line)
-            if line.frame is not None:
-                self._on_frame(line.frame)
-            elif self._asked and not (answer := self._asked.popleft()).done():
-                answer.set_result(line)
-        for answer in self._asked:
-            if not answer.done():
-                answer.set_exception(RuntimeError(f"the traffic process {self._process.pid} is gone"))
+        try:
+            while raw := await self._process.stdout.readline():
+                line = msgspec.json.decode(raw, type=_Line)
+                if line.frame is not None:
+                    self._on_frame(line.frame)
+                elif self._asked and not (answer := self._asked.popleft()).done():
+                    answer.set_result(line)
+        finally:
+            for answer in self._asked:
+                if not answer.done():
+                    answer.set_exception(RuntimeError(f"the traffic process {self._process.pid} is gone"))
 
 
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from holdfast.lab.traffic import serve; sys.exit(serve())"
@@ -198,7 +205,14 @@ class _WatchedRun(LoadRun):
 
     def __init__(self, load: Load, check: Check | None, traffic: "Traffic") -> None:
         self._traffic = traffic
+        self._numbers = itertools.count(1)
         super().__init__(load, check, time.perf_counter)
+
+    @property
+    def number(self) -> int:
+        """A new one at each reading. A user reads it once for each request, when that is sent; requests that wait
+        for their connections at the same time must not share one, because the orders are told apart by it."""
+        return next(self._numbers)
 
     def succeed(self, now: float, latency: float, announced: bool) -> None:
         self._traffic.succeeded(latency)
@@ -227,6 +241,7 @@ class Traffic:
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         self._began = time.perf_counter()
         self._runs = [_WatchedRun(part.load, self._keep if part.receipts else None, self) for part in self._parts]
+        _write(_Line())
         frames = asyncio.create_task(self._send_frames(), name="frames")
         try:
             while raw := await reader.readline():

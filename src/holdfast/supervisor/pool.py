@@ -13,6 +13,7 @@ from holdfast.supervisor import machine
 from holdfast.supervisor.channel import LameDuck, Retire, Socket, Start
 from holdfast.supervisor.process import Worker, spawn
 from holdfast.supervisor.settings import Settings
+from holdfast.supervisor.slot import Slot, reason_to_recycle, restart_pause
 from holdfast.supervisor.status import BootRefused, GenerationReplaced, WorkerEnded, WorkerHung, WorkerStarted
 
 logger = logging.getLogger("holdfast.supervisor")
@@ -21,22 +22,6 @@ KILL_MARGIN = 5.0
 """Seconds between the end of a worker's drain limit and SIGKILL."""
 EXIT_LIMIT = 5.0
 """What a worker that failed to boot has to end by itself."""
-STABLE = 10.0
-"""Seconds after which a worker's death is no longer counted towards a crash loop."""
-FIRST_PAUSE = 0.25
-"""The pause before the second restart of a crash loop; it doubles from there. The first restart has none."""
-
-
-class Slot:
-    """A place for one worker. ``filling`` is the task that boots the next one, when there is one."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.worker: Worker | None = None
-        self.filling: asyncio.Task[None] | None = None
-        self.crashes = 0
-        self.trouble = ""
-        self.jitter = 0.0
 
 
 class WorkerPool:
@@ -75,7 +60,7 @@ class WorkerPool:
     async def boot(self, slot: int, generation: int, settings: Settings) -> Worker:
         """Start a worker and wait until it is ready. Raises BootError with the reason; then the worker is gone.
 
-        A cancellation ends the worker.
+        A cancellation ends the worker: one that is ready serves already, so it drains.
         """
         now = _now()
         start = Start(settings, slot, generation, self._directory, self._sockets, self._intake, -1)
@@ -97,9 +82,10 @@ class WorkerPool:
                 error = BootError(error.reason, "\n".join(filter(None, (error.detail, stacks))))
             if worker.failure is not None:
                 await _wait(worker.gone, EXIT_LIMIT)
-        finally:
-            if worker.state != "ready":
-                worker.kill()
+        except BaseException:
+            self.dismiss(worker, "its boot was called off")
+            raise
+        worker.kill()
         await _wait(worker.gone, EXIT_LIMIT)
         raise error
 
@@ -125,9 +111,19 @@ class WorkerPool:
         if worker.hung and now - worker.beat_at > self.settings.hang_timeout:
             worker.kill()
             return
-        limit = self.settings.drain_timeout
-        worker.send(Retire(limit, True, min(self.settings.keep_alive, limit), reason))
+        settings = self.settings
+        limit, grace = settings.drain_timeout, settings.keep_alive
+        if self.stopping:  # what it handed over nobody would take
+            limit, grace = settings.stop_timeout, settings.idle_grace
+        worker.send(Retire(limit, not self.stopping, min(grace, limit), reason))
         worker.kill_at = now + limit + KILL_MARGIN
+
+    def dismiss(self, worker: Worker, reason: str) -> None:
+        """Be rid of a new worker that is not wanted after all. A ready one has taken connections: it drains."""
+        if worker.state == "ready":
+            self.retire(worker, reason)
+        elif worker.state == "booting":
+            worker.kill()
 
     def fill(self, slot: Slot, reason: str) -> None:
         """Boot a worker for the slot in the background, again and again until one is ready."""
@@ -135,30 +131,23 @@ class WorkerPool:
             slot.filling = self.own(self._fill(slot, reason), f"fill slot {slot.index}")
 
     async def _fill(self, slot: Slot, reason: str) -> None:
-        try:
-            while not self.stopping:
-                await asyncio.sleep(self._pause(slot.crashes))
-                try:
-                    worker = await self.boot(slot.index, self.generation, self.settings)
-                except BootError as exc:
-                    slot.crashes += 1
-                    slot.trouble = exc.reason
-                    self.refused(slot.index, self.generation, exc)
-                    continue
-                self.install(slot, worker, reason)
-                return
-        finally:
+        while not self.stopping:
+            share = self._rng.uniform(0.5, 1.0)
+            await asyncio.sleep(restart_pause(slot.crashes, self.settings.restart_backoff, share))
+            try:
+                worker = await self.boot(slot.index, self.generation, self.settings)
+            except BootError as exc:
+                slot.crashes += 1
+                slot.trouble = exc.reason
+                self.refused(slot.index, self.generation, exc)
+                continue
             slot.filling = None
+            self.install(slot, worker, reason)
+            return
 
     def refused(self, slot: int, generation: int, error: BootError) -> None:
         """Tell that a worker did not become ready."""
         self._events.emit(lambda: BootRefused(time.time(), slot, generation, error.reason, error.detail))
-
-    def _pause(self, crashes: int) -> float:
-        if crashes < 2:
-            return 0.0
-        pause: float = min(self.settings.restart_backoff, FIRST_PAUSE * 2.0 ** min(crashes - 2, 30))
-        return pause * self._rng.uniform(0.5, 1.0)
 
     # -- generations
 
@@ -166,8 +155,8 @@ class WorkerPool:
         """Replace all workers by ``count`` of the next generation: a canary first, then the others, and only when
         all are ready do the old ones drain. Returns the seconds it took.
 
-        Raises BootError with the first failure; then every new worker is gone and the old ones have not noticed.
-        A cancellation does the same.
+        Raises BootError with the first failure; then every new worker is gone, or drains if it was ready, and the
+        old ones have not noticed. A cancellation does the same.
         """
         began = _now()
         generation = self.generation + 1
@@ -187,9 +176,11 @@ class WorkerPool:
             for worker in booted.values():
                 if worker.state != "ready":
                     raise BootError(f"the worker {worker.ending} as soon as it was ready")
+                if worker.hung:
+                    raise BootError("the worker's event loop was blocked as soon as it was ready")
         except BaseException as exc:
             for worker in booted.values():
-                worker.kill()
+                self.dismiss(worker, "its generation was refused")
             error = _first_boot_error(exc)
             if error is None:
                 raise
@@ -198,8 +189,7 @@ class WorkerPool:
         self.settings = settings
         self.set_slots(max(count, len(self.slots)))
         for slot in self.slots[:count]:
-            if slot.filling is not None:
-                slot.filling.cancel()
+            slot.give_up_filling()
             slot.crashes = 0
             self.install(slot, booted[slot.index], reason)
         self._drop_slots(count, reason)
@@ -225,22 +215,20 @@ class WorkerPool:
     def forget_booting(self) -> None:
         """Before a re-exec: workers that are not ready are ended; the successor boots others."""
         for slot in self.slots:
-            if slot.filling is not None:
-                slot.filling.cancel()
+            slot.give_up_filling()
         for worker in self.workers.values():
             if worker.state == "booting":
                 worker.kill()
 
     def fill_empty(self, reason: str) -> None:
-        """Boot workers for slots that have none."""
+        """Boot workers for slots that have none, or one that hangs."""
         for slot in self.slots:
-            if slot.worker is None:
+            if slot.worker is None or slot.worker.hung:
                 self.fill(slot, reason)
 
     def _drop_slots(self, count: int, reason: str) -> None:
         for slot in self.slots[count:]:
-            if slot.filling is not None:
-                slot.filling.cancel()
+            slot.give_up_filling()
             if slot.worker is not None:
                 self.retire(slot.worker, reason)
         del self.slots[count:]
@@ -266,12 +254,11 @@ class WorkerPool:
             )
         if slot is None:
             return
-        slot.worker = None
         if self.stopping:
+            slot.worker = None
             return
         self.crashes += not worker.hung
-        slot.crashes = slot.crashes + 1 if now - worker.ready_at < STABLE else 0
-        slot.trouble = f"the worker {worker.ending}"
+        slot.crashed(now - worker.ready_at, worker.ending)
         self.fill(slot, f"the worker before it {worker.ending}")
 
     def examine(self, now: float) -> None:
@@ -287,22 +274,9 @@ class WorkerPool:
             elif worker.hung and now - worker.beat_at < self.settings.hang_timeout:
                 worker.hung = False  # it came back; its replacement is under way and lets it drain
         for slot in self.slots:
-            reason = self._reason_to_recycle(slot)
+            reason = reason_to_recycle(slot, self.settings)
             if reason and slot.filling is None:
                 self.fill(slot, reason)
-
-    def _reason_to_recycle(self, slot: Slot) -> str:
-        worker, settings = slot.worker, self.settings
-        if worker is None or worker.state != "ready":
-            return ""
-        share = 1 + slot.jitter
-        if worker.leaving:
-            return worker.leaving
-        if settings.max_requests and worker.beat.requests >= settings.max_requests * share:
-            return f"it served {worker.beat.requests} requests"
-        if settings.max_memory and (memory := machine.rss(worker.pid)) >= settings.max_memory * share:
-            return f"it holds {memory >> 20} MiB of memory"
-        return ""
 
     async def _hung(self, worker: Worker, seconds: float) -> None:
         """The stacks first, then a replacement, then the end of what hangs."""
@@ -333,8 +307,7 @@ class WorkerPool:
         """No more boots, and nobody hands connections over any more: soon nobody takes them."""
         self.stopping = True
         for slot in self.slots:
-            if slot.filling is not None:
-                slot.filling.cancel()
+            slot.give_up_filling()
         for worker in self.workers.values():
             if worker.state == "booting":
                 worker.kill()

@@ -1,0 +1,129 @@
+"""The demonstration: its parts, and the whole of it as a person or a script starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+LIMIT = 90.0
+END_LIMIT = 30.0
+
+
+@contextmanager
+def demo(directory: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """``holdfast demo`` with its temporary files in ``directory``; in a session of its own, as in a terminal."""
+    environment = {**os.environ, "TMPDIR": str(directory), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "holdfast", "demo", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        with process:
+            yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        for one in shop_processes(directory):
+            one.kill()
+
+
+def shop_processes(directory: Path) -> list[psutil.Process]:
+    """The processes that were started with this directory in their environment or on their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("HOLDFAST_RUNTIME", "").startswith(str(directory)):
+                found.append(process)
+        except psutil.Error:
+            continue  # it has just ended, or is not ours to look at
+    return found
+
+
+def eventually(condition: Callable[[], bool], what: str, within: float = END_LIMIT) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, f"not within {within:g} s: {what}"
+        time.sleep(0.05)
+
+
+def read_until(process: "subprocess.Popen[str]", text: str) -> str:
+    """The lines up to the first with this text."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"it ended without {text!r}:\n{seen}")
+
+
+@pytest.mark.e2e
+def test_the_demo_loses_nothing_that_it_should_not_and_proves_its_orders(tmp_path: Path) -> None:
+    with demo(tmp_path, "--seconds", "1", "--rate", "100", "--json") as process:
+        output, errors = process.communicate(timeout=LIMIT)
+    assert errors == ""
+    result: dict[str, Any] = json.loads(output)
+    steps = {step["name"]: step for step in result["steps"]}
+    assert list(steps) == ["steady load", "reload", "broken version", "kill -9", "hang", "upgrade"]
+    assert all(step["ok"] and step["requests"] > 0 for step in steps.values()), result
+    assert [steps[name]["failures"] for name in ("steady load", "reload", "broken version", "upgrade")] == [0, 0, 0, 0]
+    assert "refused: " in steps["broken version"]["note"]
+    assert result["orders_checked"] > 20
+    assert result["orders"]["missing"] == result["orders"]["doubled"] == 0
+    assert result["ok"] is True
+    assert process.returncode == 0
+    assert shop_processes(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process_and_prints_the_summary(tmp_path: Path, number: signal.Signals) -> None:
+    with demo(tmp_path) as process:
+        read_until(process, "reloading gateway")
+        assert shop_processes(tmp_path)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=END_LIMIT)
+    assert errors == ""
+    assert "what each step cost" in output
+    assert "each is in the database exactly once" in output
+    assert process.returncode == 0
+    assert shop_processes(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.e2e
+def test_a_signal_before_the_shop_is_up_ends_it_too(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
+        read_until(process, "starting gateway")
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=END_LIMIT)
+    assert (errors, process.returncode) == ("", 130)
+    assert "stopped before the shop was up" in output
+    assert shop_processes(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+if sys.platform == "linux":  # elsewhere the kernel does not tell children of their parent's death
+
+    @pytest.mark.e2e
+    def test_a_demo_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+        with demo(tmp_path) as process:
+            read_until(process, "steady load")
+            process.kill()
+            process.communicate(timeout=END_LIMIT)
+            eventually(lambda: shop_processes(tmp_path) == [], "all supervisors and workers have ended")
