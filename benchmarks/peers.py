@@ -25,6 +25,7 @@ PACKAGES = ("uvicorn", "httptools", "uvloop", "gunicorn", "uvicorn-worker", "gra
 START_WITHIN = 30.0
 """Seconds a server has to answer for the first time."""
 STOP_WITHIN = 15.0
+"""Seconds a server has to end before it is killed; between two scenes, not as a measurement."""
 POLL = 0.02
 
 
@@ -154,12 +155,18 @@ class Server:
 
     def answers(self) -> bool:
         """Does it give a whole answer on a new connection within two seconds?"""
+        return self.ask("/") == b"ok"
+
+    def ask(self, path: str) -> bytes | None:
+        """The body of the answer on a new connection; None when there is none within two seconds."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2.0) as link:
-                link.sendall(b"GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
-                return link.recv(65536).startswith(b"HTTP/1.1 200")
+                link.sendall(f"GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n".encode())
+                answer = b"".join(iter(lambda: link.recv(65536), b""))
         except OSError:
-            return False
+            return None
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return body if head.startswith(b"HTTP/1.1 200") else None
 
     def reload(self) -> None:
         """Ask for a reload; it goes on after this returns."""
@@ -176,6 +183,16 @@ class Server:
             if wanted(self.worker_pids()):
                 return time.monotonic() - began
             time.sleep(POLL)
+        return None
+
+    def await_newcomer(self, before: set[int], within: float) -> float | None:
+        """Wait until a process not in ``before`` answers (the app is pid:app); the seconds it took, or None."""
+        began = time.monotonic()
+        while time.monotonic() < began + within and self.alive():
+            answer = self.ask("/pid")
+            if answer is not None and int(answer) not in before:
+                return time.monotonic() - began
+            time.sleep(POLL / 4)
         return None
 
     def await_exit(self, within: float) -> float | None:

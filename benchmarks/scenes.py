@@ -160,17 +160,16 @@ def final_stop(peer: Peer, kind: Kind) -> Row:
 
 def killed_worker(peer: Peer, kind: Kind) -> Row:
     """kill -9 of one worker of two."""
-    with Server(peer, "plain:app") as server, loaded(server, kind) as load:
+    with Server(peer, "pid:app") as server, loaded(server, kind) as load:
         before = server.worker_pids()
-        victim = min(before)
         load.mark("kill")
-        os.kill(victim, signal.SIGKILL)
-        back = server.await_workers(lambda now: len(now) >= server.workers and victim not in now, WATCH)
+        os.kill(min(before), signal.SIGKILL)
+        back = server.await_newcomer(before, WATCH)
         time.sleep(2.0)
         load.mark("end")
         report = load.stop()
         alive = server.alive()
-    note = f"replaced after {back:.2f} s" if back is not None else "not replaced"
+    note = f"its replacement serves after {back:.2f} s" if back is not None else "not replaced"
     return {
         **_row("kill -9 of a worker", peer, kind, report, "kill", "end"),
         "replaced_seconds": back,
@@ -205,21 +204,17 @@ def open_streams(peer: Peer) -> Row:
 
 
 def _end_of(link: socket.socket) -> str:
-    """Read what has come and how it ended."""
-    link.settimeout(0.5)
+    """Read what has come, and how it ended. Never waits: the streams are looked at as of one moment."""
+    link.setblocking(False)
     tail = b""
-    deadline = time.monotonic() + 2.0
     try:
-        while time.monotonic() < deadline:
-            data = link.recv(65536)
-            if not data:
-                return "ended whole" if tail.endswith(b"0\r\n\r\n") else "cut"
+        while data := link.recv(65536):
             tail = (tail + data)[-16:]
+    except BlockingIOError:
+        return "open"
     except ConnectionError:
         return "reset"
-    except TimeoutError:
-        return "open"
-    return "open"
+    return "ended whole" if tail.endswith(b"0\r\n\r\n") else "cut"
 
 
 def _row(group: str, peer: Peer, kind: Kind, report: Report, first: str, last: str) -> Row:

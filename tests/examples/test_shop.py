@@ -67,7 +67,8 @@ def test_a_declined_card_is_said_clearly_and_the_goods_go_back(running: tuple[Sh
 
     async def stock() -> int:
         _, products = await ask(shop, "GET", "/products")
-        return next(int(product["stock"]) for product in products if product["sku"] == "fender")
+        found: int = next(int(product["stock"]) for product in products if product["sku"] == "fender")
+        return found
 
     before: int = run(stock())
     order = {"sku": "fender", "quantity": 3, "card": EMPTY_CARD, "reference": "declined"}

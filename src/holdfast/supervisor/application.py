@@ -11,6 +11,7 @@ from holdfast.core.drain import Drain
 from holdfast.core.errors import BootError
 from holdfast.core.watch import Watch
 from holdfast.server.http import HttpEngine, Listening
+from holdfast.server.http.protocol import HttpProtocol
 from holdfast.server.http.tls import TlsSettings, make_context, watch_certificates
 from holdfast.service.interface import ASGIApp, WSGIApp, load
 from holdfast.service.lifecycle import Lifecycle, Limits
@@ -34,6 +35,8 @@ class Application:
         self._engine: HttpEngine | None = None
         self._contexts: Watch[Any] | None = None
         self._certificates: asyncio.Task[None] | None = None
+        self._amended: Retire | None = None
+        self._limit: asyncio.Timeout | None = None
 
     def load(self) -> None:
         """Import the app. Raises BootError with the app's own error."""
@@ -83,15 +86,38 @@ class Application:
 
     async def drain(self, order: Retire) -> tuple[tuple[str, ...], int]:
         """End connections, then the app. Returns what could not be finished, by name, and how many were handed over."""
+        order = self._amended or order
         within = order.within * (1 - SHUTDOWN_SHARE)
         unfinished: tuple[str, ...] = ()
         migrated = 0
-        if self._engine is not None:
-            report = await self._engine.drain(
-                within, migrate=order.migrate, idle_grace=order.idle_grace, reason=order.reason
-            )
-            unfinished, migrated = report.cut_requests, report.migrated
+        engine = self._engine
+        if engine is not None:
+            try:
+                async with asyncio.timeout(None) as self._limit:
+                    report = await engine.drain(
+                        within, migrate=order.migrate, idle_grace=order.idle_grace, reason=order.reason
+                    )
+                    unfinished, migrated = report.cut_requests, report.migrated
+            except TimeoutError:  # an amended order left less time
+                cycles = engine.state.cycles.values()
+                unfinished = tuple(f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in cycles)
+                migrated = engine.state.migrated
+                await engine.stop()
+            self._limit = None
         return unfinished + await self._end(), migrated
+
+    def amend(self, order: Retire) -> None:
+        """A second order, while the first is being carried out: the whole service stops, so that nobody is left to
+        hand connections to, and there may be less time."""
+        self._amended = order
+        if self._limit is None or self._engine is None:
+            return
+        now = asyncio.get_running_loop().time()
+        end = now + order.within * (1 - SHUTDOWN_SHARE)
+        before = self._limit.when()
+        self._limit.reschedule(end if before is None else min(before, end))
+        if not order.migrate:
+            _keep_connections(self._engine, now + order.idle_grace)
 
     async def abort(self) -> None:
         """After a failed start: end what was started."""
@@ -211,3 +237,15 @@ class Application:
             raise BootError(f"the probe of {path} got no answer within {within:g} s") from None
         if not 0 < status < 500:
             raise BootError(f"the probe of {path} was answered with status {status}")
+
+
+def _keep_connections(engine: HttpEngine, idle_until: float) -> None:
+    """Hand nothing over any more: what is idle waits here for its next request, or until ``idle_until``."""
+    state = engine.state
+    state.migrating = False
+    for connection in list(state.moving):
+        state.moving.discard(connection)
+        connection.flow.resume_reading()
+    for other in list(state.connections):
+        if isinstance(other, HttpProtocol) and not other.busy and not other.lingering:
+            other.deadline = min(other.deadline, idle_until)

@@ -31,7 +31,7 @@ logger = logging.getLogger("holdfast.control")
 
 MAX_LINE = 64 * 1024
 """Bytes of one request."""
-MAX_CLIENTS = 64
+MAX_CLIENTS = 256
 """Connections at the same time."""
 REQUEST_LIMIT = 10.0
 """Seconds within which a client must say what it wants."""
@@ -95,6 +95,7 @@ class ControlServer:
     def resume(self, resumed: "Resumed", outcome: "asyncio.Task[Any]") -> None:
         """Answer the command that asked for the upgrade, on the connection that it still waits on."""
         if resumed.reply_fd is not None:
+            os.set_inheritable(resumed.reply_fd, False)  # before the first worker of the new generation is started
             task = asyncio.get_running_loop().create_task(self._answer_resumed(resumed.reply_fd, outcome))
             self._clients.add(task)
             task.add_done_callback(self._clients.discard)
@@ -112,7 +113,12 @@ class ControlServer:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: the task is this server's own, and Python 3.11 logs one of its own that is cancelled.
-        if len(self._clients) >= MAX_CLIENTS or not _is_ours(writer.get_extra_info("socket")):
+        if not _is_ours(writer.get_extra_info("socket")):
+            writer.close()
+            return
+        if len(self._clients) >= MAX_CLIENTS:
+            reason = f"{MAX_CLIENTS} commands are connected already; try again"
+            writer.write(msgspec.json.encode({"error": {"reason": reason, "detail": ""}}) + b"\n")
             writer.close()
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="control")
@@ -136,6 +142,9 @@ class ControlServer:
                 await _write(writer, {"error": {"reason": f"not a request: {exc}", "detail": ""}})
         except ConnectionError:
             pass  # the command has gone; what it asked for goes on or is done
+        except asyncio.CancelledError:
+            writer.transport.abort()  # a client that does not read must not keep the connection
+            raise
         finally:
             self._followers.pop(task, None)
             writer.close()
@@ -146,6 +155,9 @@ class ControlServer:
         except HoldfastError as exc:
             reason, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
             await _write(writer, {"error": {"reason": reason, "detail": detail}})
+        except Exception as exc:  # a fault of the supervisor's own: it is told and logged, and the service goes on
+            logger.exception("a command failed")
+            await _write(writer, {"error": {"reason": f"{type(exc).__name__}: {exc}", "detail": ""}})
         else:
             await _write(writer, {"result": result})
 

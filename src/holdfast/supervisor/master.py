@@ -104,8 +104,8 @@ class Supervisor:
             (signal.SIGQUIT, self.stop_at_once),
             (signal.SIGHUP, lambda: self._own(self._try(self.reload("SIGHUP")))),
             (signal.SIGUSR2, lambda: self._own(self._try(self.upgrade("SIGUSR2")))),
-            (signal.SIGTTIN, lambda: self._own(self._try(self.scale(len(self.pool.slots) + 1)))),
-            (signal.SIGTTOU, lambda: self._own(self._try(self.scale(len(self.pool.slots) - 1)))),
+            (signal.SIGTTIN, lambda: self._own(self._try(self.scale_by(+1)))),
+            (signal.SIGTTOU, lambda: self._own(self._try(self.scale_by(-1)))),
             (signal.SIGCHLD, self._reap),
         ):
             loop.add_signal_handler(number, handle)
@@ -147,8 +147,14 @@ class Supervisor:
             async with self._operation:
                 await self.pool.replace(self.settings, count, "start")
         except BootError as exc:
+            if self._stopping is not None:
+                return  # that is why
             logger.error("%s cannot start: %s", self.settings.service_name, exc)
+            # Workers that were ready have taken connections: these are not dropped.
+            await self.pool.stop(self.settings.stop_timeout, "the service cannot start", idle_grace=0.0)
             self._finish(EXIT_BOOT)
+            return
+        if self._stopping is not None:
             return
         self._serving()
         urls = ", ".join(self.front.urls(bool(self.settings.tls_certificate)))
@@ -166,7 +172,7 @@ class Supervisor:
 
     def _serving(self) -> None:
         if self.state == "starting":
-            self.state = "serving"
+            self.state = "draining" if self.pool.lame else "serving"
             self._notifier.main_pid(os.getpid())
             self._notifier.ready(self._summary())
 
@@ -193,6 +199,8 @@ class Supervisor:
                 await self.pool.replace(settings, self._count(settings), f"reload ({reason})")
             except (BootError, ConfigError) as exc:
                 why, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
+                if self._stopping is not None:
+                    why, detail = "the service is stopping", ""
                 outcome = Outcome(False, number, time.monotonic() - began, time.time(), why, detail)
                 self.events.emit(lambda: GenerationRefused(time.time(), number, why, detail))
             else:
@@ -209,16 +217,29 @@ class Supervisor:
             self._not_stopping()
             logger.info("upgrading (%s): trying the new code out first", reason)
             await try_out(self, reload=reload, reply_to=reply_to)
+            self._not_stopping()
             self._notifier.reloading(time.monotonic_ns() // 1000)
-            hand_over(self, reload=reload, reply_to=reply_to)
+            try:
+                hand_over(self, reload=reload, reply_to=reply_to)
+            finally:  # still here: the old code goes on
+                self._notifier.ready(self._summary())
+                self.pool.fill_empty("its boot was called off for an upgrade that failed")
 
     async def scale(self, count: int) -> None:
         """Have ``count`` workers. Raises BootError when a new one does not come up, ConfigError for a wrong number."""
+        async with self._operation:
+            await self._scale(count)
+
+    async def scale_by(self, change: int) -> None:
+        """The same, counted from those there are when its turn has come."""
+        async with self._operation:
+            await self._scale(len(self.pool.slots) + change)
+
+    async def _scale(self, count: int) -> None:
         if not 1 <= count <= MAX_SCALE:
             raise ConfigError("workers", count, f"a number from 1 to {MAX_SCALE}")
-        async with self._operation:
-            self._not_stopping()
-            await self.pool.scale(count)
+        self._not_stopping()
+        await self.pool.scale(count)
 
     def drain(self, on: bool = True) -> None:
         """Leave the balancer: readiness fails and clients are told to connect elsewhere. The service answers on."""
@@ -253,7 +274,8 @@ class Supervisor:
         self.pool.lame_duck()
         if not hurry:
             await asyncio.sleep(settings.prestop_delay)
-        if self.front.hold_back():
+        draining = any(worker.state == "draining" for worker in self.pool.workers.values())
+        if self.front.hold_back() or draining:  # what these have handed over must be taken before the last look
             await asyncio.sleep(HANDSHAKE_GRACE)
         stopped = self.pool.stop(settings.stop_timeout, reason, idle_grace=0.0 if hurry else settings.idle_grace)
         self.front.close()

@@ -11,7 +11,7 @@ from holdfast.core.errors import BootError, ConfigError
 from holdfast.core.event import Listeners
 from holdfast.supervisor import machine
 from holdfast.supervisor.channel import LameDuck, Retire, Socket, Start
-from holdfast.supervisor.process import Worker, spawn
+from holdfast.supervisor.process import EXIT_LIMIT, Worker, spawn
 from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.slot import Slot, reason_to_recycle, restart_pause
 from holdfast.supervisor.status import BootRefused, GenerationReplaced, WorkerEnded, WorkerHung, WorkerStarted
@@ -20,8 +20,6 @@ logger = logging.getLogger("holdfast.supervisor")
 
 KILL_MARGIN = 5.0
 """Seconds between the end of a worker's drain limit and SIGKILL."""
-EXIT_LIMIT = 5.0
-"""What a worker that failed to boot has to end by itself."""
 
 
 class WorkerPool:
@@ -85,6 +83,8 @@ class WorkerPool:
         except BaseException:
             self.dismiss(worker, "its boot was called off")
             raise
+        if worker.ready_at and worker.exit_status is None:  # while its stacks were asked for
+            return worker
         worker.kill()
         await _wait(worker.gone, EXIT_LIMIT)
         raise error
@@ -297,7 +297,7 @@ class WorkerPool:
     # -- the end
 
     def lame_duck(self, on: bool = True) -> None:
-        """All workers answer with ``Connection: close``; those that drain stop handing connections over."""
+        """All workers that serve answer with ``Connection: close``, and go on."""
         self.lame = on
         for worker in self.workers.values():
             if worker.state == "ready":
@@ -320,7 +320,7 @@ class WorkerPool:
         now = _now()
         grace = min(idle_grace, within)
         for worker in self.workers.values():
-            if worker.state == "ready":
+            if worker.state in ("ready", "draining"):
                 worker.state = "draining"
                 worker.send(Retire(within, False, grace, reason))
             worker.kill_at = min(worker.kill_at, now + within + KILL_MARGIN)

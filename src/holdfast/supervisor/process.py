@@ -32,6 +32,8 @@ DUMP_LIMIT = 1.0
 """Seconds to wait for the stacks."""
 DUMP_POLL = 0.02
 MAX_DUMP = 64 * 1024
+EXIT_LIMIT = 5.0
+"""What a worker that has drained, or failed to boot, has to end by itself: the app may have left threads behind."""
 
 
 class Worker:
@@ -151,6 +153,7 @@ class Worker:
                 self.leaving = reason
             case Retired():
                 self.retired = message
+                self.kill_at = min(self.kill_at, self.beat_at + EXIT_LIMIT)
             case _:
                 pass  # what only a supervisor says
 
@@ -159,8 +162,12 @@ def spawn(start: Start, environment: Mapping[str, str], inherited: Sequence[int]
     """Start a worker in a fresh interpreter and hand it its first word. Must not run beside another thread
     that starts processes: for a moment the descriptors are inheritable. Raises OSError when none can be started.
     """
-    ours, theirs = socket.socketpair()
     dump = anonymous_file()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError:
+        os.close(dump)
+        raise
     worker_fds = [*inherited, theirs.fileno(), dump]
     arguments = [sys.executable, "-P", "-m", "holdfast.supervisor.worker", str(theirs.fileno())]
     start = Start(

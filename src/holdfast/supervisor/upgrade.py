@@ -68,6 +68,7 @@ class HeldWorker(msgspec.Struct, frozen=True):
     spawned_at: float
     ready_at: float
     kill_at: float | None
+    leaving: str
 
 
 class Resumed(msgspec.Struct, frozen=True):
@@ -112,6 +113,7 @@ class Resumed(msgspec.Struct, frozen=True):
             worker.state = "draining" if held.state == "draining" else "ready"
             worker.ready_at, worker.beat_at = held.ready_at, now
             worker.kill_at = float("inf") if held.kill_at is None else held.kill_at
+            worker.leaving = held.leaving
             worker.settled.set()
             sock = socket.socket(fileno=held.channel)
             sock.set_inheritable(False)
@@ -176,7 +178,7 @@ async def try_out(supervisor: "Supervisor", *, reload: bool, reply_to: int | Non
 
 
 def hand_over(supervisor: "Supervisor", *, reload: bool, reply_to: int | None) -> None:
-    """Replace this program. Returns only by raising BootError, and then everything is as before."""
+    """Replace this program. Returns only by raising BootError; the boots under way have then been called off."""
     supervisor.pool.forget_booting()
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     resumed = _collect(supervisor, reload=reload, reply_to=reply_to, trial=False)
@@ -230,9 +232,11 @@ def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, tr
                 spawned_at=worker.spawned_at,
                 ready_at=worker.ready_at,
                 kill_at=None if worker.kill_at == float("inf") else worker.kill_at,
+                leaving=worker.leaving,
             )
             for worker in pool.workers.values()
-            if worker.state in ("ready", "draining")
+            # One whose channel is closed takes itself for an orphan and ends; its slot gets another.
+            if worker.state in ("ready", "draining") and worker.channel.sock.fileno() >= 0
         ),
         slots=len(pool.slots),
         generation=pool.generation,

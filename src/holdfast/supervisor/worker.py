@@ -42,10 +42,13 @@ logger = logging.getLogger("holdfast.worker")
 
 BEAT_INTERVAL = 1.0
 """Seconds between two signs of life."""
-ORPHAN_MARGIN = 10.0
+ORPHAN_MARGIN = 5.0
 """What an orphan has over its drain limit before its thread ends it, loop or no loop."""
 START_LIMIT = 10.0
 """Seconds within which the supervisor's first word must come."""
+MAX_UNFINISHED = 100
+"""So many pieces of unfinished work are named, each with MAX_NAME characters."""
+MAX_NAME = 200
 MAX_DETAIL = 32 * 1024
 """Characters of an app's error that are reported, its end."""
 EXIT_BOOT = 3
@@ -110,6 +113,7 @@ class WorkerProcess:
                     self.say(Ready())
                 order = await self._retire
                 unfinished, migrated = await application.drain(order)
+                unfinished = _named(unfinished)
                 self.say(Retired(unfinished, migrated))
                 if unfinished:
                     logger.warning("not finished when the worker ended: %s", ", ".join(unfinished))
@@ -153,6 +157,8 @@ class WorkerProcess:
         assert self._retire is not None
         if not self._retire.done():
             self._retire.set_result(order)
+        elif self._application is not None:
+            self._application.amend(order)
 
     def _asked_to_leave(self) -> None:
         """SIGTERM from somebody: a replacement comes first, then the supervisor says when to drain."""
@@ -210,6 +216,12 @@ def _end_with_supervisor(fd: int, limit: float) -> None:
     poller.poll()
     time.sleep(limit)
     os._exit(EXIT_ORPHAN)
+
+
+def _named(unfinished: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..." for name in unfinished)
+    more = len(names) - MAX_UNFINISHED
+    return (*names[:MAX_UNFINISHED], f"and {more} more") if more > 0 else names
 
 
 def _tune_collector() -> None:

@@ -85,10 +85,15 @@ class Cycle:
 
     async def run(self, app: Any) -> None:
         """Call the app. Whatever it raises ends this request and nothing else."""
+        if self.disconnected:  # refused, or reset, before its turn came
+            return
         try:
             result = await app(self.scope, self.receive, self.send)
-        except (asyncio.CancelledError, GeneratorExit):
-            self._cut_off()
+        except (asyncio.CancelledError, GeneratorExit) as exc:
+            if self.task is not None and self.task.cancelling():
+                self._cut_off()
+            else:
+                self._fail(exc)  # the app's own doing: nobody here asked for it
             raise
         except BaseException as exc:  # the app's own failure, SystemExit too, must not take its neighbours down
             self._fail(exc)
@@ -97,6 +102,8 @@ class Cycle:
                 pass
             elif self.ending and self.event_stream:
                 self._finish_stream()
+            elif self.protocol.half_closed and self.response_started:
+                pass  # it heard that the client sends no more, and took it for gone
             elif result is not None:
                 self._fail(TypeError(f"an ASGI app returns None, this one returned {result!r}"))
             else:
@@ -145,6 +152,8 @@ class Cycle:
                 self.delivered = not self.more_body
                 protocol.resume_reading()
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
+            if protocol.half_closed:
+                break
             protocol.resume_reading()
             if self.event is None:
                 self.event = asyncio.Event()
@@ -177,10 +186,15 @@ class Cycle:
 
     def _start(self, status: int, headers: Any) -> None:
         scope = self.scope
-        if self.protocol.state.closing and self.protocol.last_answer:
+        state = self.protocol.state
+        if state.closing and self.protocol.last_answer:
             self.keep_alive = False
+        if self.expect_continue and self.more_body:
+            self.keep_alive = False  # nobody can tell whether the body will follow
+        self.chunked = False  # a start that failed over a bad header may have left it
+        self.expected = -1
         content = [STATUS_LINE[status]]
-        for name, value in self.protocol.state.default_headers:
+        for name, value in state.default_headers:
             content += (name, b": ", value, b"\r\n")
         declared = False
         says_close = False
@@ -197,6 +211,8 @@ class Cycle:
                     self.expected = -1
                 elif name == b"content-type":
                     self.event_stream = value.startswith(b"text/event-stream")
+                    if self.event_stream and state.draining:
+                        self.protocol.loop.call_later(state.settings.stream_grace, self.end_stream)
                 elif name == b"connection" and b"close" in value.lower():
                     self.keep_alive = False
                     says_close = True
@@ -251,8 +267,10 @@ class Cycle:
 
     def _fail(self, exc: BaseException) -> None:
         request_id = new_request_id()
-        self.protocol.state.failed += 1
-        logger.error(
+        gone = self.disconnected
+        self.protocol.state.failed += not gone
+        logger.log(
+            logging.INFO if gone else logging.ERROR,  # an app may well trip over a client that left
             "%s %s failed (request %s)",
             self.scope["method"],
             self.scope["path"],
@@ -260,7 +278,7 @@ class Cycle:
             exc_info=exc,
             extra={"request_id": request_id},
         )
-        if not self.response_started and not self.disconnected:
+        if not self.response_started and not gone:
             self._answer(500, "The service failed to answer. Quote the request id when you report it.", request_id)
 
     def _cut_off(self) -> None:

@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.drain import Drain
+from holdfast.server.http.closing import NEVER
 from holdfast.server.http.migration import receive_connection
 from holdfast.server.http.protocol import HttpProtocol
 from holdfast.server.http.settings import HttpSettings
@@ -31,12 +33,24 @@ DRAIN_STEP = 0.005
 """Seconds between two tries to hand over the connections that could not go at once."""
 STEPS_PER_TURN = 64
 """Connections handed over before those that are still busy get their turn of the loop."""
+MIGRATION_PATIENCE = 1.0
+"""Seconds for which the intake may be full before the connections stay here and are closed politely."""
+WARN_INTERVAL = 60.0
+"""A warning is not repeated until its trouble has been gone for so many seconds."""
 CANCEL_LIMIT = 1.0
 """What an app has to react to its cancellation at the drain limit."""
 RESERVED_DESCRIPTORS = 64
 """Descriptors kept free for the app's own files when the number of connections follows from the limit."""
 DEFAULT_CONNECTIONS = 65536
-_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+# accept(2): what already happened to the new connection comes as an error of accept; the next one may be well.
+_ITS_OWN_TROUBLE = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "EOPNOTSUPP",
+        "ENETUNREACH", "EPERM",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
 
 
 class DrainReport(msgspec.Struct, frozen=True):
@@ -78,7 +92,9 @@ class HttpEngine:
         self._limit = settings.max_connections or _descriptor_limit()
         self._attaching: set[asyncio.Task[None]] = set()
         self._accepting = False
-        self._full = False
+        self._paused = False
+        self._warn_at = 0.0
+        self._drain_until = 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self._date_due = 0.0
 
@@ -106,31 +122,37 @@ class HttpEngine:
         """
         state = self.state
         loop = self._loop
-        deadline = loop.time() + within
+        self._drain_until = loop.time() + within
         state.closing = True
         state.migrating = migrate
+        state.idle_limit = min(idle_grace, within)
         self._take_what_waits(migrate)
         self._unwatch_sockets()
         self._accepting = False
         for listening in self.listeners.values():
             listening.sock.close()  # never shutdown(): the socket is shared with the other workers
-        if self._attaching:
-            await asyncio.wait(self._attaching, timeout=within)
-        state.draining = True
+        state.draining = True  # those not attached yet find it so
         state.drain.begin(reason)
         self._tell_streams(within)
-        idle_until = loop.time() + min(idle_grace, within)
-        for position, connection in enumerate(self._connections()):
-            if isinstance(connection, HttpProtocol) and not connection.busy:
-                connection.deadline = min(connection.deadline, idle_until)
-                connection.drain_step()
-                if position % STEPS_PER_TURN == 0:
-                    await asyncio.sleep(0)
-        while (state.connections or state.in_flight) and loop.time() < deadline:
-            for connection in list(state.moving):
-                connection.drain_step()
-            await asyncio.sleep(DRAIN_STEP)
+        state.now = loop.time()
+        self._limit_idle(state.idle_limit)
+        refused_since = NEVER
+        while (state.connections or state.in_flight or self._attaching) and loop.time() < self._drain_until:
+            before = state.migrated
+            if self._hand_over() or state.migrated > before:
+                refused_since = NEVER
+            elif loop.time() > (refused_since := min(refused_since, loop.time())) + MIGRATION_PATIENCE:
+                logger.warning("nobody takes %d connections over: they are closed politely", len(state.moving))
+                state.migrating = False
+            await asyncio.sleep(0 if state.migrated > before else DRAIN_STEP)
         return await self._cut()
+
+    def keep_connections(self, within: float, *, idle_grace: float) -> None:
+        """While it drains: the successors go too. Hand over nothing more, and be done within ``within`` seconds."""
+        self.state.migrating = False
+        self._drain_until = min(self._drain_until, self._loop.time() + within)
+        self.state.idle_limit = min(self.state.idle_limit, idle_grace, within)
+        self._limit_idle(self.state.idle_limit)
 
     async def stop(self) -> None:
         """Cut what is left and stop sweeping. Safe to call more than once."""
@@ -143,6 +165,18 @@ class HttpEngine:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
+
+    def _limit_idle(self, limit: float) -> None:
+        for connection in self._connections():
+            if isinstance(connection, HttpProtocol) and not (connection.busy or connection.ending):
+                connection.deadline = min(connection.deadline, self.state.now + limit)
+                self.state.moving[connection] = None
+
+    def _hand_over(self) -> bool:
+        """A turn's worth of connections. False when the intake is full."""
+        if not self.state.migrating:
+            return True
+        return all(connection.drain_step() for connection in list(islice(self.state.moving, STEPS_PER_TURN)))
 
     # -- accepting
 
@@ -165,13 +199,12 @@ class HttpEngine:
                 return taken
             try:
                 sock, _ = listening.sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except (BlockingIOError, InterruptedError):
                 return taken
             except OSError as exc:
-                if exc.errno not in _OUT_OF_RESOURCES:
-                    raise
-                logger.error("no connection can be accepted for now: %s", exc)
-                self._pause_accepting()
+                if exc.errno in _ITS_OWN_TROUBLE:
+                    continue
+                self._pause_accepting(f"no connection can be accepted for now: {exc}")
                 return taken
             sock.setblocking(False)
             self._attach(sock, listening)
@@ -184,12 +217,12 @@ class HttpEngine:
                 return taken
             try:
                 received = receive_connection(self._intake)
-            except EOFError:  # no sender is left, so nothing will ever come again
+            except EOFError:  # nobody is left who could hand one over
                 self._loop.remove_reader(self._intake.fileno())
+                self._intake = None
                 return taken
-            except OSError as exc:  # out of descriptors: the connection stays in the queue, for whoever has one
-                logger.error("no connection can be taken over for now: %s", exc)
-                self._pause_accepting()
+            except OSError as exc:
+                self._pause_accepting(f"no connection can be taken over for now: {exc}")
                 return taken
             if received is None:
                 return taken
@@ -199,9 +232,11 @@ class HttpEngine:
         return most
 
     def _take_what_waits(self, migrate: bool) -> None:
-        """The last look at the queues. With a successor what waits there is the successor's."""
+        """The last look at the queues. With a successor what waits there is the successor's; without one a limit would
+        only reset those beyond it."""
         if migrate or not self._accepting:
             return
+        self._limit = sys.maxsize
         for listening in self.listeners.values():
             while self._accept(listening) == ACCEPTS_PER_WAKE:
                 pass
@@ -218,11 +253,13 @@ class HttpEngine:
         def make_protocol() -> HttpProtocol:
             return HttpProtocol(self._config, self.state, listening.id, self._loop)
 
-        limit = self.settings.handshake_timeout if listening.tls else None
+        settings = self.settings
+        limits: dict[str, Any] = {}
+        if listening.tls is not None:
+            limits["ssl_handshake_timeout"] = settings.handshake_timeout
+            limits["ssl_shutdown_timeout"] = settings.linger
         try:
-            await self._loop.connect_accepted_socket(
-                make_protocol, sock, ssl=listening.tls, ssl_handshake_timeout=limit
-            )
+            await self._loop.connect_accepted_socket(make_protocol, sock, ssl=listening.tls, **limits)
         except (TimeoutError, OSError) as exc:  # the peer's fault: gone, or no TLS
             logger.debug("a connection ended before it began: %r", exc)
             sock.close()
@@ -233,32 +270,46 @@ class HttpEngine:
     def _at_limit(self) -> bool:
         if len(self.state.connections) + len(self._attaching) < self._limit:
             return False
-        if not self._full:
-            logger.warning("%d connections are open, further ones wait in the kernel's queue", self._limit)
-        self._pause_accepting()
+        self._pause_accepting(f"{self._limit} connections are open, further ones wait in the kernel's queue")
+        self.state.on_room = self._go_on
         return True
 
-    def _pause_accepting(self) -> None:
-        """Until the next sweep. A readable listener that nobody accepts from would keep the loop spinning."""
-        if not self._full:
-            self._full = True
+    def _pause_accepting(self, why: str) -> None:
+        """Until a connection ends, or the next sweep. A listener that is ready and not accepted from would keep the
+        loop spinning."""
+        if not self._paused:
+            self._paused = True
             self._unwatch_sockets()
+        now = self._loop.time()
+        if now >= self._warn_at:
+            logger.warning("%s", why)
+        self._warn_at = now + WARN_INTERVAL
+
+    def _go_on(self) -> None:
+        self.state.on_room = None
+        if self._paused and self._accepting:
+            self._paused = False
+            self._watch_sockets()
 
     # -- the sweep
 
     def _tick(self) -> None:
         state = self.state
-        now = state.now = self._loop.time()
+        self._ticker = self._loop.call_later(TICK, self._tick)
+        now = self._loop.time()
+        lag = now - state.now - TICK if state.now else 0.0
+        state.now = now
         if now >= self._date_due:
             self._date_due = now + 1.0
             state.set_date(self._clock.wall())
+        blocked = lag > TICK  # what arrived meanwhile is still unread: nobody else was slow
         for connection in self._connections():
-            if connection.deadline < now:
+            if blocked:
+                connection.deadline += lag
+            elif connection.deadline < now:
                 connection.on_deadline()
-        if self._full and len(state.connections) < self._limit and self._accepting:
-            self._full = False
-            self._watch_sockets()
-        self._ticker = self._loop.call_later(TICK, self._tick)
+        if self._paused and state.on_room is None:
+            self._go_on()
 
     def _connections(self) -> list[HttpProtocol | WebSocketProtocol]:
         return cast("list[HttpProtocol | WebSocketProtocol]", list(self.state.connections))
@@ -279,6 +330,7 @@ class HttpEngine:
     async def _cut(self) -> DrainReport:
         state = self.state
         names = [f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in state.cycles.values()]
+        names += [f"WEBSOCKET {one.scope['path']}" for one in self._connections() if isinstance(one, WebSocketProtocol)]
         tasks = {*state.cycles, *state.tasks}
         for task in tasks:
             task.cancel("the drain limit was reached")

@@ -7,8 +7,8 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from holdfast.server.http.closing import CHECK_INTERVAL, NEVER, ClosingProtocol
 from holdfast.server.http.cycle import STATUS_LINE, Cycle
 from holdfast.server.http.state import EngineState
 from holdfast.service.problem import problem
@@ -19,11 +19,13 @@ BODY_HIGH_WATER = 64 * 1024
 """Unread bytes of a request's body at which reading from the connection pauses."""
 MAX_PIPELINED = 256
 """Requests of one connection that may wait for the answer before theirs."""
-MAX_MIGRATION_TRIES = 100
-"""After so many rounds of the drain loop a connection that could not be handed over stays and is closed politely."""
-NEVER = float("inf")
+MAX_FRAMING = 8
+"""Bytes received for a byte of body: the smallest chunk takes 6. More, past a head's worth, is padding or trailers."""
+READ_SIZE = 256 * 1024
+"""The most that a loop delivers at once."""
 
 _NOTED = frozenset((b"expect", b"content-length"))
+_VERSIONS = frozenset(("1.1", "1.0"))
 
 
 class Refusal(Exception):
@@ -35,33 +37,30 @@ class Refusal(Exception):
         self.detail = detail
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with message boundaries known, deadlines swept and closing made lossless.
+class HttpProtocol(ClosingProtocol):
+    """uvicorn's protocol with message boundaries known and deadlines swept.
 
     A connection is at a *boundary* when nothing of a request has been read that is not answered. Only there
-    may it be handed to another worker. ``deadline`` is compared by the engine's sweep; it costs an attribute.
+    may it be handed to another worker.
     """
-
-    deadline = NEVER
 
     def __init__(
         self, config: Config, server_state: EngineState, listener: int, loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(config, server_state, server_state.app_state, loop)
-        self.state = server_state
-        self.settings = server_state.settings
+        super().__init__(config, server_state, loop)
         self.listener = listener
         self.active: Cycle | None = None  # the one being answered; self.cycle is the one being read
         self.in_message = False
         self.in_head = False
         self.chunk_size = 0
+        self.mid_chunk = False  # an earlier message ended in the chunk that is being read
         self.head_size = 0
+        self.raw_size = 0  # received since the head
         self.body_size = 0
         self.window_size = 0  # body bytes when the current body window began
         self.refusal: Refusal | None = None
-        self.lingering = False
+        self.upgrading = False
         self.migratable = False
-        self.migration_tries = 0
         self.waiting: list[Cycle] = []  # pipelined requests, oldest first
 
     # -- the connection's life
@@ -69,7 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
         self.migratable = self.scheme == "http" and self.state.intake is not None
-        self.deadline = self.state.now + self.settings.keep_alive
+        self.deadline = self.state.now + self.state.idle_limit
         if self.state.draining:  # accepted before the drain began, attached only now
             self.loop.call_soon(self.drain_step)
 
@@ -80,17 +79,33 @@ class HttpProtocol(HttpToolsProtocol):
                 cycle.disconnect()
         self.waiting.clear()
         self.connections.discard(self)
-        self.state.moving.discard(self)
+        self.state.moving.pop(self, None)
         self.flow.resume_writing()
         self.parser = cast("Any", None)
+        if self.state.on_room is not None:
+            self.state.on_room()
 
-    def pause_writing(self) -> None:
-        self.flow.pause_writing()
-        self.deadline = self.state.now + self.settings.send_timeout
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's never keeps it open
+        """The peer sends nothing more. It may have left, or wait for its answers: those to whole requests still go out,
+        and the app hears ``http.disconnect`` once it has read the body."""
+        in_body = self.in_message and not self.in_head  # the rest of it never comes
+        if self.scheme != "http" or self.lingering:
+            return False  # TLS cannot be half closed
+        if self.active is None or (in_body and not self.waiting):
+            self.end(linger=False)
+            return False
+        if in_body:
+            self.waiting.pop()
+        self.half_closed = True
+        last = self.waiting[-1] if self.waiting else self.active
+        last.keep_alive = False
+        self.active.wake()
+        return True
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
-        self._set_deadline()
+        if not self.ending:
+            self._set_deadline()
 
     @property
     def busy(self) -> bool:
@@ -102,6 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.lingering or self.refusal is not None:
             return  # the last answer is given or decided: what still comes is dropped
         self.chunk_size = len(data)
+        self.mid_chunk = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -112,17 +128,30 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as exc:
             refusal = exc.__context__
             if not isinstance(refusal, Refusal):
+                if not isinstance(refusal, ValueError | httptools.HttpParserError | None):
+                    logger.error("a fault of the server itself, answered with 400", exc_info=exc)
                 refusal = Refusal(400, "The request is not valid HTTP/1.1.")
             self.refuse(refusal)
         else:
-            if self.in_head:
-                self.head_size += self.chunk_size
-                if self.head_size > self.settings.max_header_size:
-                    self.refuse(self._header_too_large())
+            if self.in_message:
+                self._measure()
+
+    def _measure(self) -> None:
+        """Hold what is read of an unfinished message against the limits: the parser keeps a header until it ends."""
+        limit = self.settings.max_header_size
+        if self.in_head:
+            self.head_size = max(1, self.head_size + self.chunk_size)
+            if self.head_size > limit:
+                self.refuse(self._header_too_large())
+        else:
+            self.raw_size += self.chunk_size
+            if self.raw_size > limit + READ_SIZE + MAX_FRAMING * self.body_size:
+                self.refuse(Refusal(400, "The request's body is mostly padding between its chunks."))
 
     def on_message_begin(self) -> None:
         self.in_message = self.in_head = True
-        self.head_size = self.body_size = self.window_size = 0
+        self.head_size = -self.chunk_size if self.mid_chunk else 0
+        self.raw_size = self.body_size = self.window_size = 0
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -130,6 +159,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.deadline = self.state.now + self.settings.header_timeout
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.in_head:
+            return  # a trailer: ASGI has no place for it
         name = name.lower()
         if name in _NOTED:
             if name == b"content-length":
@@ -142,13 +173,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         settings = self.settings
-        if self.head_size + self.chunk_size > settings.max_header_size:
+        if self.head_size > 0 or self.chunk_size > settings.max_header_size:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > settings.max_header_size:
                 raise self._header_too_large()
-        self.in_head = False
         parser = self.parser
         version = parser.get_http_version()
+        if version not in _VERSIONS:
+            raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are served here.")
         url = httptools.parse_url(self.url) if self.url != b"*" else None
         raw_path = (url.path or b"/") if url is not None else b"*"
         path = raw_path.decode("ascii")
@@ -171,19 +203,24 @@ class HttpProtocol(HttpToolsProtocol):
             "extensions": self.state.extensions,
         }
         self.scope = cast("Any", scope)
-        self.deadline = NEVER
         if parser.should_upgrade() and self._should_upgrade():
+            if self.active is not None:
+                raise Refusal(400, "A WebSocket cannot begin before the requests ahead of it are answered.")
+            self.upgrading = True
             return
+        if len(self.waiting) >= MAX_PIPELINED:
+            raise Refusal(400, f"More than {MAX_PIPELINED} requests are pipelined on this connection.")
+        self.in_head = False
         self.state.received += 1
-        cycle = Cycle(self, scope, version != "1.0" and parser.should_keep_alive(), self.expect_100_continue)
+        modern = version == "1.1"
+        cycle = Cycle(self, scope, modern and parser.should_keep_alive(), modern and self.expect_100_continue)
         self.cycle = cast("Any", cycle)
         if self.active is None:
+            self.deadline = NEVER
             self._run(cycle)
-        elif len(self.waiting) < MAX_PIPELINED:
+        else:
             self.waiting.append(cycle)
             self.flow.pause_reading()
-        else:
-            raise Refusal(400, f"More than {MAX_PIPELINED} requests are pipelined on this connection.")
 
     def on_body(self, body: bytes) -> None:
         cycle = cast("Cycle", self.cycle)
@@ -196,12 +233,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.in_message = False
-        if self.parser.should_upgrade() and self._should_upgrade():
+        self.mid_chunk = True
+        if self.upgrading:
             return
         cycle = cast("Cycle", self.cycle)
         cycle.more_body = False
         if not cycle.response_complete:
-            self.deadline = NEVER
+            if not self.flow.write_paused:
+                self.deadline = NEVER
             cycle.wake()
         elif self.active is None:
             self._rest()
@@ -227,7 +266,7 @@ class HttpProtocol(HttpToolsProtocol):
     def last_answer(self) -> bool:
         """Whether the response about to start should tell the client to open a new connection."""
         state = self.state
-        return state.closing and not self.waiting and not (state.migrating and self.migratable)
+        return state.closing and not (self.waiting or self.in_head or (state.migrating and self.migratable))
 
     def on_cycle_complete(self, cycle: Cycle) -> None:
         """The response is written as far as this process is concerned."""
@@ -236,12 +275,13 @@ class HttpProtocol(HttpToolsProtocol):
         transport = self.transport
         if transport.is_closing():
             return
-        if self.waiting and cycle.keep_alive:
+        if not cycle.keep_alive:
+            # When it was this side that decided to close, the next request may be under way already.
+            self.finish(unread=self.state.closing or self.refusal is not None)
+        elif self.waiting:
             self._run(self.waiting.pop(0))
         elif self.refusal is not None:
             self._send_refusal(self.refusal)
-        elif not cycle.keep_alive:
-            self.finish()
         else:
             self.flow.resume_reading()
             if not self.in_message:
@@ -252,22 +292,30 @@ class HttpProtocol(HttpToolsProtocol):
                 self._open_body_window()
 
     def abandon(self, cycle: Cycle) -> None:
-        """The app ended with its response half written: end the connection, so that the client can tell."""
+        """The app ended with its response half written: end the connection so that the client can tell."""
         self.active = None
-        self.transport.close()
+        if not cycle.chunked and cycle.expected < 0:  # only the end of the connection ends this body
+            self.reset()
+        else:
+            self.end(linger=False)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer an error and end the connection, after the answers that are still due."""
         self.refusal = refusal
         self.state.refused += 1
         self.deadline = NEVER
-        cycle = cast("Cycle | None", self.cycle)
-        if self.active is None:
+        cycle = cast("Cycle", self.cycle)
+        in_body = self.in_message and not self.in_head  # the body of ``cycle``
+        if in_body and cycle.response_complete:
+            self.finish(unread=True)  # a second answer would be taken for that of another request
+        elif self.active is None:
             self._send_refusal(refusal)
-        elif cycle is self.active and self.in_message:  # it is this very request's body
+        elif in_body and self.waiting:
+            self.waiting.pop()
+        elif in_body:
             cycle.disconnect()
             if cycle.response_started:
-                self.transport.close()
+                self.abandon(cycle)
             else:
                 self._send_refusal(refusal)
 
@@ -285,24 +333,20 @@ class HttpProtocol(HttpToolsProtocol):
     # -- ending
 
     def finish(self, unread: bool = False) -> None:
-        """Close after the last answer. Bytes that the peer is still sending would make the kernel answer with a
-        reset, which may overtake the response: so read them to the end, for a time."""
-        if not (unread or self.in_message or self.waiting or self.flow.read_paused):
-            self.transport.close()
-            return
-        self.lingering = True
-        self.deadline = self.state.now + self.settings.linger
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.flow.resume_reading()
+        """End the connection after the last answer; ``unread`` when the peer may be sending all the same."""
+        unread = unread and self.transport.can_write_eof()  # TLS says goodbye with a handshake, and reads meanwhile
+        self.end(unread or self.in_message or bool(self.waiting) or self.flow.read_paused)
 
     def on_deadline(self) -> None:
         """Called by the sweep once ``deadline`` has passed."""
         self.deadline = NEVER
-        if self.lingering or self.flow.write_paused:
-            self.transport.abort()
+        if self.ending or self.flow.write_paused:
+            self.look_at_peer()
         elif not self.busy:
-            self.finish(unread=True)  # a request may be on its way: it shall meet an end, not a reset
+            if self.has_unread():
+                self.deadline = self.state.now + CHECK_INTERVAL
+            else:
+                self.finish(unread=True)  # a request may be on its way: it shall meet an end, not a reset
         elif self.in_head:
             self.refuse(Refusal(408, f"The request's headers took longer than {self.settings.header_timeout:g} s."))
         elif self.in_message and not self.flow.read_paused:
@@ -312,35 +356,34 @@ class HttpProtocol(HttpToolsProtocol):
                 detail = f"The request's body came slower than {self.settings.body_rate:g} bytes a second."
                 self.refuse(Refusal(408, detail))
 
-    def drain_step(self) -> None:
-        """Hand the connection over, if it is at a boundary and can be. Called again until it is gone."""
+    def drain_step(self) -> bool:
+        """Hand the connection over, if it is at a boundary and can be. False when the queue is full just now."""
         state = self.state
-        if self.busy or self.lingering or not (state.migrating and self.migratable) or self.transport.is_closing():
-            return
-        self.flow.pause_reading()
-        if self.transport.get_write_buffer_size() == 0:
-            handle = self.transport.get_extra_info("socket")
-            if handle is not None and state.migrate(self.listener, handle.fileno()):
-                self.transport.abort()  # closes this process's descriptor only: the peer sees nothing
-                return
-        self.migration_tries += 1
-        if self.migration_tries > MAX_MIGRATION_TRIES:
-            self.migratable = False
-            state.moving.discard(self)
-            self.flow.resume_reading()
-        else:
-            state.moving.add(self)
+        state.moving.pop(self, None)
+        if self.busy or self.ending or not (state.migrating and self.migratable):
+            return True
+        state.moving[self] = None
+        if self.transport.get_write_buffer_size():
+            return True
+        # From here to the abort the loop does not run, so nothing is read that the successor would miss.
+        handle = self.transport.get_extra_info("socket")
+        if not state.migrate(self.listener, handle.fileno()):
+            return False
+        self.transport.abort()  # closes this process's descriptor only: the peer sees nothing
+        return True
 
     def _rest(self) -> None:
         """At a boundary: wait for the next request, or move on."""
-        self.deadline = self.state.now + self.settings.keep_alive
+        self.deadline = self.state.now + self.state.idle_limit
         if self.state.draining:
             self.drain_step()
 
     def _set_deadline(self) -> None:
         if self.active is None and not self.in_message:
-            self.deadline = self.state.now + self.settings.keep_alive
-        elif self.in_message:
+            self.deadline = self.state.now + self.state.idle_limit
+        elif self.active is None and self.in_head:
+            self.deadline = self.state.now + self.settings.header_timeout
+        elif self.in_message and not self.in_head:
             self._open_body_window()
         else:
             self.deadline = NEVER

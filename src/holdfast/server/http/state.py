@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ class EngineState(ServerState):
         self.app_state: dict[str, Any] = {}
         """What the lifespan left for requests; copied, shallow, into each scope."""
         self.extensions: dict[str, Any] = {"holdfast": {"drain": drain}}
+        self.idle_limit = settings.keep_alive
+        """How long a connection may rest between two requests; shorter in a drain."""
+        self.on_room: Callable[[], None] | None = None
+        """Set while new connections wait because too many are open: to be called when one ends."""
         self.now = 0.0
         """The loop's time at the last tick: exact to TICK, and free to read."""
         self.closing = False
@@ -49,8 +54,8 @@ class EngineState(ServerState):
         """Connections at a message boundary go to whoever reads the intake."""
         self.cycles: dict[asyncio.Task[None], Cycle] = {}
         """Requests whose app has not returned. WebSockets are in ``tasks``."""
-        self.moving: set[HttpProtocol] = set()
-        """Connections on their way out that could not be handed over at the first try."""
+        self.moving: dict[HttpProtocol, None] = {}
+        """Connections to hand over, in the order in which they get their turn."""
         self.accepted = 0
         self.received = 0
         self.migrated = 0

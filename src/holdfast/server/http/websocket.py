@@ -9,6 +9,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
+from holdfast.server.http.closing import NEVER
 from holdfast.server.http.state import EngineState
 
 SERVICE_RESTART = 1012
@@ -18,8 +19,7 @@ SERVICE_RESTART = 1012
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol with a close that waits for the peer's half, within a limit."""
 
-    deadline = float("inf")  # the sweep passes over it: pings find a dead peer
-    busy = True
+    deadline = NEVER  # only while the peer does not read; pings find a dead one
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timeout = server_state.settings.close_timeout
         self.leaving: asyncio.TimerHandle | None = None
         self.left = False
+        self.unsent = 0
+        self.app = self._converse
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -40,9 +42,30 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.begin_drain(self.state.settings.stream_grace)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.deadline = NEVER
         if self.leaving is not None:
             self.leaving.cancel()
         super().connection_lost(exc)
+        if self.state.on_room is not None:
+            self.state.on_room()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unsent = self.transport.get_write_buffer_size()
+        self.deadline = self.state.now + self.state.settings.send_timeout
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.deadline = NEVER
+
+    def on_deadline(self) -> None:
+        """Called by the sweep: the peer has left a full buffer unread. It may be slow, but not deaf."""
+        left = self.transport.get_write_buffer_size()
+        if left < self.unsent:
+            self.unsent = left
+            self.deadline = self.state.now + self.state.settings.send_timeout
+        else:
+            self.transport.abort()
 
     def begin_drain(self, delay: float) -> None:
         """Close with 1012 after ``delay`` seconds, unless the app or the peer closes first."""
@@ -70,12 +93,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
 
     async def send(self, message: Any) -> None:
         if self.left:
             raise ClientDisconnected
         await super().send(message)
 
-    def on_deadline(self) -> None:
-        """Never due."""
+    async def _converse(self, scope: Any, receive: Any, send: Any) -> None:
+        """Call the app. When it returns in a drain without a close of its own, the peer hears why."""
+        scope["extensions"]["holdfast"] = self.state.extensions["holdfast"]
+        await self.config.loaded_app(scope, receive, send)
+        if self.state.draining and self.handshake_complete:
+            self.go_away()

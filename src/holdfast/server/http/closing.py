@@ -1,0 +1,89 @@
+"""How a connection ends so that its last bytes arrive."""
+
+import asyncio
+import select
+import socket
+import struct
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from holdfast.server.http.state import EngineState
+
+CHECK_INTERVAL = 1.0
+"""Seconds between two looks at a peer that has to read before the connection can end."""
+NEVER = float("inf")
+
+_RESET = struct.pack("ii", 1, 0)  # struct linger: close sends RST
+
+
+class ClosingProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with an end that resets nobody, and with patience for peers that read slowly.
+
+    ``deadline`` is compared by the engine's sweep; it costs an attribute, where a timer would cost a call.
+    """
+
+    deadline = NEVER
+
+    def __init__(self, config: Config, server_state: EngineState, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, server_state, server_state.app_state, loop)
+        self.state = server_state
+        self.settings = server_state.settings
+        self.lingering = False  # the last answer is written: what still comes is read and dropped
+        self.half_closed = False  # the peer sends nothing more
+        self._unsent = 0  # size of the write buffer at the last look
+        self._patience = NEVER  # when a peer that reads nothing is given up
+
+    @property
+    def ending(self) -> bool:
+        return self.lingering or self.transport.is_closing()
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+        if not self.ending:
+            self._unsent = self.transport.get_write_buffer_size()
+            self.deadline = self._patience = self.state.now + self.settings.send_timeout
+
+    def end(self, linger: bool) -> None:
+        """Close once everything is written. With ``linger`` the peer may still be sending: the kernel would answer that
+        with a reset, which may overtake the last answer. So say that nothing more comes and read on, for a time."""
+        transport = self.transport
+        if not linger or self.half_closed:
+            transport.close()
+            if not transport.get_write_buffer_size():
+                return
+        else:
+            self.lingering = True
+            if transport.can_write_eof():
+                transport.write_eof()
+            self.flow.resume_reading()
+        self._unsent = transport.get_write_buffer_size() + 1
+        self.look_at_peer()
+
+    def look_at_peer(self) -> None:
+        """The peer may take its time as long as it reads; then it has a moment for its own end of the connection."""
+        state, transport = self.state, self.transport
+        unsent = transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._unsent = unsent
+            self._patience = state.now + (self.settings.send_timeout if unsent else self.settings.linger)
+        elif state.now >= self._patience:
+            if unsent or transport.is_closing():
+                transport.abort()
+            else:
+                transport.close()  # TLS has a goodbye of its own
+            return
+        self.deadline = min(self._patience, state.now + CHECK_INTERVAL)
+
+    def reset(self) -> None:
+        """End at once, with RST: for a response whose end a FIN would pretend."""
+        sock = self.transport.get_extra_info("socket")
+        if self.scheme == "http":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def has_unread(self) -> bool:
+        """Whether the kernel holds something that the loop has not read yet."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
