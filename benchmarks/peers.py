@@ -233,7 +233,8 @@ class Server:
     def _await_start(self) -> None:
         deadline = time.monotonic() + START_WITHIN
         while time.monotonic() < deadline and self.alive():
-            if self.answers() and len(self.worker_pids()) >= self.workers:
+            # Plain uvicorn with one worker runs the app in its main process.
+            if self.answers() and (self.workers == 1 or len(self.worker_pids()) >= self.workers):
                 time.sleep(self.peer.settle)  # the first worker answers before the second has booted
                 return
             time.sleep(POLL)

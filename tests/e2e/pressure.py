@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Literal
 
 from e2e.harness import Running
-
 from holdfast.lab.load import Load
 from holdfast.lab.process import LoadProcess
 from holdfast.lab.report import Report

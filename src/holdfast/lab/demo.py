@@ -27,13 +27,13 @@ FOREVER: Final = 86_400.0
 WARM_UP: Final = 1.5
 """Seconds until the first step: everybody connects at once in them. They count in the totals."""
 BASELINE: Final = 4.0
-SETTLE: Final = 2.0
+SETTLE: Final = 2.5
 """Seconds after each step that still belong to it: what it broke may show late."""
 WATCH_SECONDS: Final = 0.5
 CHANGE_LIMIT: Final = 30.0
 """Seconds within which a supervisor has to notice what was done to a worker."""
 POLL: Final = 0.05
-CONNECTIONS: Final = 16
+CONNECTIONS: Final = 10
 """Of each kind of request. A hung worker holds on to some; the others have to carry the rate meanwhile."""
 REQUEST_TIMEOUT: Final = 10.0
 """Longer than the gateway's own limit towards the services behind it: what is told to the client is counted."""

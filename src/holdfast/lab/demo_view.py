@@ -136,7 +136,7 @@ def _traffic(scene: Scene, rows: int) -> Panel:
 
 
 class _Plot:
-    """Latency over time, half a second a column; below it the requests that were lost, and what was done."""
+    """Latency over time, a frame a column; below it the requests that were lost, and what was done."""
 
     def __init__(self, scene: Scene, rows: int) -> None:
         self._scene = scene

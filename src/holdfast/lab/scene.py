@@ -12,7 +12,7 @@ from holdfast.lab.link import ServiceView
 from holdfast.lab.traffic import FRAME_SECONDS, Frame, Tally
 
 MAX_FRAMES = 600
-"""Five minutes: more than the widest terminal shows."""
+"""More columns than the widest terminal has."""
 MAX_LINES = 200
 MAX_RESULTS = 200
 """Steps shown and reported one by one; those before them are still in the totals."""
@@ -111,7 +111,7 @@ class Scene:
         self.on_line(line)
 
     def frame(self, frame: Frame) -> None:
-        """Half a second of the traffic."""
+        """The newest piece of the traffic."""
         self.frames.append(frame)
 
     def mark(self, label: str) -> None:

@@ -1,7 +1,7 @@
 """The demo's traffic: several loads in one process of their own, watched from another.
 
 The parent writes orders to the child's standard input, one JSON line each; the child answers each with one line
-and sends a frame twice a second in between. End of input ends the traffic: it never outlives its owner.
+and sends a frame every FRAME_SECONDS in between. End of input ends the traffic: it never outlives its owner.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from holdfast.lab.histogram import Histogram
 from holdfast.lab.load import Check, Load, LoadRun
 from holdfast.lab.process import run_on_best_loop
 
-FRAME_SECONDS = 0.5
+FRAME_SECONDS = 0.4
 MAX_LINE = 64 * 1024 * 1024
 """Of one line between the two, in bytes: the receipts of many minutes."""
 MAX_RECEIPTS = 500_000
@@ -40,7 +40,7 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Frame(msgspec.Struct):
-    """What ended in the last half second. ``at`` is seconds since the start; ``worst`` counts failures too."""
+    """What ended in the last FRAME_SECONDS. ``at`` is seconds since the start; ``worst`` counts failures too."""
 
     at: float = 0.0
     ok: int = 0

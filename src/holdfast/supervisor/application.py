@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,13 @@ class Application:
         # A deploy may have swapped a symlink: the directory is entered anew, by the name it was given.
         os.chdir(self._start.directory)
         target = load(settings.app, app_dir=settings.app_dir, factory=settings.factory)
-        margin = min(BOOT_MARGIN, settings.boot_timeout / 10)
         ending = settings.stop_timeout * SHUTDOWN_SHARE
         self._lifecycle = Lifecycle(
             target,
             name=settings.service_name,
             interface="asgi3" if settings.interface == "asgi" else settings.interface,
             limits=Limits(
-                startup=settings.boot_timeout - margin,
+                startup=self._boot_time_left(),
                 background=ending * 0.1,
                 tasks=ending * 0.5,
                 cancel=min(2.0, ending * 0.1),
@@ -65,16 +65,13 @@ class Application:
         """Resources, lifespan, background work, first checks, probe. Raises BootError."""
         lifecycle = self._running
         settings = self._settings
-        deadline = (
-            asyncio.get_running_loop().time() + settings.boot_timeout - min(BOOT_MARGIN, settings.boot_timeout / 10)
-        )
         say(Booting("starting the app"))
         await lifecycle.start()
         say(Booting("waiting for the critical checks"))
-        await lifecycle.first_checks(max(0.1, deadline - asyncio.get_running_loop().time()))
+        await lifecycle.first_checks(self._boot_time_left())
         if settings.probe:
             say(Booting(f"probing {settings.probe}"))
-            await self._probe(settings.probe, max(0.1, deadline - asyncio.get_running_loop().time()))
+            await self._probe(settings.probe, self._boot_time_left())
         self._engine = self._make_engine(lifecycle)
 
     async def serve(self) -> None:
@@ -145,6 +142,11 @@ class Application:
             health=health.status,
             checks=tuple(f"{check.name}: {check.reason}" for check in health.checks if check.status == "fail"),
         )
+
+    def _boot_time_left(self) -> float:
+        """Counted from the start of the process: the import has had its part already."""
+        limit = self._settings.boot_timeout
+        return max(0.1, self._start.began + limit - min(BOOT_MARGIN, limit / 10) - time.monotonic())
 
     @property
     def _running(self) -> Lifecycle:
@@ -243,8 +245,9 @@ def _keep_connections(engine: HttpEngine, idle_until: float) -> None:
     """Hand nothing over any more: what is idle waits here for its next request, or until ``idle_until``."""
     state = engine.state
     state.migrating = False
-    for connection in list(state.moving):
-        state.moving.discard(connection)
+    moving = list(state.moving)
+    state.moving.clear()
+    for connection in moving:
         connection.flow.resume_reading()
     for other in list(state.connections):
         if isinstance(other, HttpProtocol) and not other.busy and not other.lingering:

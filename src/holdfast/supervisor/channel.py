@@ -33,7 +33,8 @@ class Socket(msgspec.Struct, frozen=True):
 
 
 class Start(Message, frozen=True):
-    """First word to a worker: what it is and what to run."""
+    """First word to a worker: what it is and what to run. ``began`` is the time of the monotonic clock, which all
+    processes share, from which its boot limit counts."""
 
     settings: Settings
     slot: int
@@ -41,7 +42,8 @@ class Start(Message, frozen=True):
     directory: str
     sockets: tuple[Socket, ...]
     intake: tuple[int, int]
-    dump: int
+    began: float
+    dump: int = -1
 
 
 class Booting(Message, frozen=True):

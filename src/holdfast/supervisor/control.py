@@ -20,7 +20,7 @@ import msgspec
 from holdfast.core.errors import BootError, ConfigError, HoldfastError
 from holdfast.core.event import Event
 from holdfast.supervisor.address import Address
-from holdfast.supervisor.sockets import Listener, adopt, open_listener
+from holdfast.supervisor.sockets import BACKLOG, Listener, adopt, open_listener
 from holdfast.supervisor.status import Outcome
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ class ControlServer:
             found = self.path.lstat() if self.path.exists() else None
             inode = (found.st_dev, found.st_ino) if found else None
             self.listener = adopt(fd, 0, Address("unix", path=str(self.path)), inode)
-        self._server = await asyncio.start_unix_server(self._accept, sock=self.listener.socket, limit=MAX_LINE)
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=self.listener.socket, limit=MAX_LINE, backlog=BACKLOG
+        )
 
     async def close(self) -> None:
         for task in list(self._clients):

@@ -61,7 +61,7 @@ class WorkerPool:
         A cancellation ends the worker: one that is ready serves already, so it drains.
         """
         now = _now()
-        start = Start(settings, slot, generation, self._directory, self._sockets, self._intake, -1)
+        start = Start(settings, slot, generation, self._directory, self._sockets, self._intake, now)
         self.serial += 1
         try:
             worker = spawn(start, self._environment, [*(s.fd for s in self._sockets), *self._intake], self.serial, now)

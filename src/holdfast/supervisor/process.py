@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+from msgspec import structs
+
 from holdfast.core.errors import BootError
 from holdfast.supervisor.channel import (
     AnyMessage,
@@ -170,15 +172,7 @@ def spawn(start: Start, environment: Mapping[str, str], inherited: Sequence[int]
         raise
     worker_fds = [*inherited, theirs.fileno(), dump]
     arguments = [sys.executable, "-P", "-m", "holdfast.supervisor.worker", str(theirs.fileno())]
-    start = Start(
-        settings=start.settings,
-        slot=start.slot,
-        generation=start.generation,
-        directory=start.directory,
-        sockets=start.sockets,
-        intake=start.intake,
-        dump=dump,
-    )
+    start = structs.replace(start, dump=dump)
     try:
         with _inheritable(worker_fds):
             pid = os.posix_spawn(

@@ -1,14 +1,20 @@
 """How a connection ends so that its last bytes arrive."""
 
 import asyncio
+import contextlib
 import select
 import socket
 import struct
+import sys
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from holdfast.server.http.state import EngineState
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 CHECK_INTERVAL = 1.0
 """Seconds between two looks at a peer that has to read before the connection can end."""
@@ -31,7 +37,7 @@ class ClosingProtocol(HttpToolsProtocol):
         self.settings = server_state.settings
         self.lingering = False  # the last answer is written: what still comes is read and dropped
         self.half_closed = False  # the peer sends nothing more
-        self._unsent = 0  # size of the write buffer at the last look
+        self._unsent = 0  # bytes that the peer had not taken at the last look
         self._patience = NEVER  # when a peer that reads nothing is given up
 
     @property
@@ -41,7 +47,7 @@ class ClosingProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         self.flow.pause_writing()
         if not self.ending:
-            self._unsent = self.transport.get_write_buffer_size()
+            self._unsent = self._count_unsent()
             self.deadline = self._patience = self.state.now + self.settings.send_timeout
 
     def end(self, linger: bool) -> None:
@@ -57,23 +63,33 @@ class ClosingProtocol(HttpToolsProtocol):
             if transport.can_write_eof():
                 transport.write_eof()
             self.flow.resume_reading()
-        self._unsent = transport.get_write_buffer_size() + 1
+        self._unsent = self._count_unsent() + 1
         self.look_at_peer()
 
     def look_at_peer(self) -> None:
         """The peer may take its time as long as it reads; then it has a moment for its own end of the connection."""
         state, transport = self.state, self.transport
-        unsent = transport.get_write_buffer_size()
+        buffered = transport.get_write_buffer_size()
+        unsent = self._count_unsent()
         if unsent < self._unsent:
             self._unsent = unsent
-            self._patience = state.now + (self.settings.send_timeout if unsent else self.settings.linger)
+            self._patience = state.now + (self.settings.send_timeout if buffered else self.settings.linger)
         elif state.now >= self._patience:
-            if unsent or transport.is_closing():
+            if buffered or transport.is_closing():
                 transport.abort()
             else:
                 transport.close()  # TLS has a goodbye of its own
             return
         self.deadline = min(self._patience, state.now + CHECK_INTERVAL)
+
+    def _count_unsent(self) -> int:
+        """With what the kernel holds: it takes megabytes, and then nothing for as long as a slow peer needs for them."""
+        size = self.transport.get_write_buffer_size()
+        if sys.platform == "linux":
+            fd = self.transport.get_extra_info("socket").fileno()
+            with contextlib.suppress(OSError):  # closed already
+                size += int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return size
 
     def reset(self) -> None:
         """End at once, with RST: for a response whose end a FIN would pretend."""

@@ -308,7 +308,7 @@ class HttpEngine:
                 connection.deadline += lag
             elif connection.deadline < now:
                 connection.on_deadline()
-        if self._paused and state.on_room is None:
+        if self._paused and len(state.connections) < self._limit:
             self._go_on()
 
     def _connections(self) -> list[HttpProtocol | WebSocketProtocol]:

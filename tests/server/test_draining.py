@@ -1,0 +1,414 @@
+"""A drain loses no request, moves what can be moved, and ends."""
+
+import asyncio
+import itertools
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.server.http.engine import MIGRATION_PATIENCE
+from holdfast.server.http.migration import send_connection
+from server.engineroom import (
+    LOOPS,
+    Client,
+    Room,
+    Truncated,
+    answer,
+    intake_pair,
+    read_body,
+    request,
+    run,
+    serving,
+    until,
+)
+
+both_loops = pytest.mark.parametrize("loop", LOOPS)
+
+
+def app_called(name: str, gate: asyncio.Event | None = None) -> Any:
+    """Answers with its name, path and body's length. /wait waits for the gate."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(receive)
+        if scope["path"] == "/wait":
+            assert gate is not None
+            await gate.wait()
+        await answer(send, f"{name} {scope['path']} {len(body)}".encode())
+
+    return app
+
+
+@both_loops
+def test_idle_connections_are_answered_once_more_and_told_to_go(loop: str) -> None:
+    async def work() -> None:
+        async with serving(app_called("old")) as room:
+            used, fresh = await room.connect(), await room.connect()
+            assert "connection" not in (await used.get()).headers
+            await until(lambda: room.state.accepted == 2)
+            task = await room.begin_drain(idle_grace=5)
+            for client in (used, fresh):
+                assert (await client.get()).headers["connection"] == "close"
+                assert await client.ended()
+                client.close()
+            report = await task
+            assert report.cut_connections == 0
+
+    run(work, loop)
+
+
+@both_loops
+def test_an_idle_connection_gets_a_fin_when_its_grace_is_over(loop: str) -> None:
+    async def work() -> None:
+        async with serving(app_called("old"), linger=5) as room:
+            client = await room.connect()
+            await client.get()
+            began = asyncio.get_running_loop().time()
+            task = await room.begin_drain(idle_grace=0.5)
+            assert await client.ended()
+            client.close()
+            await task
+            assert 0.4 < asyncio.get_running_loop().time() - began < 1.5
+
+    run(work, loop)
+
+
+@both_loops
+def test_a_connection_that_becomes_idle_in_the_drain_has_the_same_grace(loop: str) -> None:
+    async def work() -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            begun.set()
+            await gate.wait()
+            await send({"type": "http.response.body", "body": b"done"})
+
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/"))
+            await begun.wait()
+            task = await room.begin_drain(idle_grace=0.3)
+            await asyncio.sleep(0.5)
+            gate.set()
+            response = await client.response()
+            assert (response.body, response.headers.get("connection")) == (b"done", None), "begun before the drain"
+            assert await client.ended()
+            client.close()
+            assert (await task).cut_connections == 0
+
+    run(work, loop)
+
+
+def test_what_waits_in_the_queue_at_the_stop_is_accepted_beyond_any_limit() -> None:
+    async def work() -> None:
+        async with serving(app_called("old"), max_connections=3) as room:
+            socks = [socket.create_connection(room.address) for _ in range(50)]
+            task = await room.begin_drain(idle_grace=5)
+            for sock in socks:
+                client = await room.connect(sock=sock)
+                response = await client.get()
+                assert (response.status, response.headers["connection"]) == (200, "close")
+                client.close()
+            await task
+
+    run(work)
+
+
+def test_requests_that_outlive_the_drain_are_answered_503_and_named() -> None:
+    async def work() -> None:
+        async with serving(app_called("old", asyncio.Event())) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/wait"))
+            await until(lambda: room.state.in_flight)
+            report = await (await room.begin_drain(0.2))
+            assert (await client.response()).status == 503
+            assert report.cut_requests == ("GET /wait",)
+
+    run(work)
+
+
+def test_work_after_the_response_is_waited_for_or_named() -> None:
+    async def work() -> None:
+        for within, named in ((5.0, ()), (0.2, ("GET /",))):
+            done = []
+
+            async def app(scope: Any, receive: Any, send: Any, done: list[int] = done) -> None:
+                await answer(send)
+                await asyncio.sleep(0.5)
+                done.append(1)
+
+            async with serving(app) as room:
+                client = await room.connect()
+                await client.get()
+                client.close()
+                report = await (await room.begin_drain(within))
+                assert report.cut_requests == named
+                assert bool(done) is not bool(named)
+
+    run(work)
+
+
+def test_a_pipelining_client_gets_every_answer_to_what_was_received_before() -> None:
+    async def work() -> None:
+        gate = asyncio.Event()
+        async with serving(app_called("old", gate)) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/wait") + request("GET", "/a") + request("GET", "/b")[:-5])
+            await until(lambda: room.state.received == 2)
+            task = await room.begin_drain(idle_grace=5)
+            gate.set()
+            assert "connection" not in (await client.response()).headers
+            assert "connection" not in (await client.response()).headers, "the next one has begun to arrive"
+            await client.send(request("GET", "/b")[-5:])
+            last = await client.response()
+            assert (last.body, last.headers["connection"]) == (b"old /b 0", "close")
+            client.close()
+            await task
+
+    run(work)
+
+
+# -- streams
+
+
+async def stream(scope: Any, receive: Any, send: Any) -> None:
+    """/listens ends at http.disconnect, /deaf never; both are event streams. /download takes its time."""
+    kind = b"text/plain" if scope["path"] == "/download" else b"text/event-stream"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+    await send({"type": "http.response.body", "body": b"first ", "more_body": True})
+    if scope["path"] == "/listens":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.body", "body": b"last", "more_body": True})
+        return
+    for _ in range(20 if scope["path"] == "/download" else 10**6):
+        await send({"type": "http.response.body", "body": b".", "more_body": True})
+        await asyncio.sleep(0.05)
+    await send({"type": "http.response.body", "body": b"whole"})
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["open", "begun in the drain"])
+@both_loops
+def test_event_streams_end_whole_and_downloads_finish(loop: str, late: bool) -> None:
+    async def work() -> None:
+        async with serving(stream, stream_grace=0.2, stream_spread=0.1) as room:
+            paths = ("/listens", "/deaf", "/download")
+            clients = [await room.connect() for _ in paths]
+            for client, path in zip(clients, paths, strict=True):
+                await client.send(request("GET", path))
+                if not late:
+                    await client.reader.readuntil(b"first ")
+            drain = await room.begin_drain(5)
+            if late:
+                for client in clients:
+                    await client.reader.readuntil(b"first ")
+            ends = [(await client.rest()).replace(b"1\r\n.\r\n", b"")[-25:] for client in clients]
+            assert ends[0].endswith(b"4\r\nlast\r\n0\r\n\r\n")
+            assert ends[1].endswith(b"0\r\n\r\n")
+            assert ends[2].endswith(b"5\r\nwhole\r\n0\r\n\r\n")
+            for client in clients:
+                client.close()
+            assert (await drain).cut_requests == ()
+            assert room.state.failed == 0
+
+    run(work, loop)
+
+
+def test_a_stream_that_is_no_event_stream_breaks_off_visibly_at_the_limit() -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b".", "more_body": True})
+            await asyncio.sleep(0.05)
+
+    async def work() -> None:
+        async with serving(endless) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/"))
+            await until(lambda: room.state.in_flight)
+            report = await (await room.begin_drain(0.3))
+            assert report.cut_requests == ("GET /",)
+            with pytest.raises(Truncated):
+                await client.response()
+
+    run(work)
+
+
+# -- migration
+
+
+async def clients_of(room: Room, count: int) -> list[Client]:
+    clients = [await room.connect() for _ in range(count)]
+    for client in clients:
+        assert (await client.get()).body == b"old / 0"
+    return clients
+
+
+@both_loops
+def test_idle_connections_move_with_their_unread_bytes_and_busy_ones_stay_to_the_end(loop: str) -> None:
+    async def work() -> None:
+        gate = asyncio.Event()
+        with intake_pair() as intake:
+            async with (
+                serving(app_called("old", gate), intake=intake) as old,
+                serving(app_called("new"), intake=intake) as new,
+            ):
+                old.engine._loop.remove_reader(intake[0].fileno())  # whoever drains takes nothing
+                new.engine._loop.add_reader(intake[0].fileno(), new.engine._take_in)
+                clients = await clients_of(old, 3)
+                idle, waiting, partial = clients
+                await waiting.send(request("GET", "/wait"))
+                await partial.send(request("GET", "/split")[:10])
+                await until(lambda: old.state.in_flight)
+                await until(lambda: sum(one.busy for one in old.engine._connections()) == 2)
+                idle.writer.write(request("GET", "/unread"))  # in the kernel when the connection moves
+                task = await old.begin_drain(migrate=True, idle_grace=5)
+                response = await idle.response()
+                assert response.body in (b"new /unread 0", b"old /unread 0")
+                assert (await idle.get("/next")).body == b"new /next 0"
+                assert len(old.state.connections) == 2
+                await partial.send(request("GET", "/split")[10:])
+                gate.set()
+                for client, path in ((waiting, "/wait"), (partial, "/split")):
+                    response = await client.response()
+                    assert (response.body, response.headers.get("connection")) == (f"old {path} 0".encode(), None)
+                    assert (await client.get("/next")).body == b"new /next 0", "it moved after its response"
+                report = await task
+                assert (report.migrated, report.cut_connections) == (3, 0)
+
+    run(work, loop)
+
+
+def test_bytes_that_nobody_has_read_move_too() -> None:
+    async def work() -> None:
+        with intake_pair() as intake:
+            async with serving(app_called("old"), intake=intake) as old:
+                [client] = await clients_of(old, 1)
+                old.engine._loop.remove_reader(intake[0].fileno())
+                [connection] = old.engine._connections()
+                sock = connection.transport.get_extra_info("socket")
+                client.writer.write(request("POST", "/", body=b"x" * 1000))  # written at once, read at the next turn
+                assert send_connection(intake[1], 0, sock.fileno())
+                connection.transport.abort()
+                async with serving(app_called("new"), intake=intake):
+                    assert (await client.response()).body == b"new / 1000"
+
+    run(work)
+
+
+@both_loops
+def test_a_full_queue_ends_in_a_polite_close(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        with intake_pair() as intake:
+            intake[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+            async with serving(app_called("old"), intake=intake) as old:
+                clients = await clients_of(old, 100)
+                began = asyncio.get_running_loop().time()
+                task = await old.begin_drain(migrate=True, idle_grace=30)
+                await until(lambda: len(old.state.connections) < 100)
+                await until(lambda: not old.state.migrating)
+                assert asyncio.get_running_loop().time() - began < MIGRATION_PATIENCE + 0.5
+                assert old.state.migrated >= 1
+                async with serving(app_called("new"), intake=intake):
+                    answers = [await client.get() for client in clients]
+                    stayed = [one for one in answers if one.headers.get("connection") == "close"]
+                    assert len(stayed) == 100 - old.state.migrated
+                    assert {one.body for one in stayed} == {b"old / 0"}
+                    for client in clients:
+                        client.close()
+                    await task
+            assert [one for one in caplog.records if "closed politely" in one.getMessage()]
+
+    run(work, loop)
+
+
+def test_a_request_that_comes_while_the_queue_is_full_is_not_kept_waiting() -> None:
+    async def work() -> None:
+        with intake_pair() as intake:
+            intake[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+            async with serving(app_called("old"), intake=intake) as old:
+                clients = await clients_of(old, 30)
+                task = await old.begin_drain(migrate=True, idle_grace=30)
+                old.engine._loop.remove_reader(intake[0].fileno())
+                await until(lambda: old.state.moving)
+                stayed = [client for client in clients[-2:] if not client.reader.at_eof()]
+                began = asyncio.get_running_loop().time()
+                for client in stayed:
+                    assert (await client.get()).body == b"old / 0"
+                assert asyncio.get_running_loop().time() - began < MIGRATION_PATIENCE / 2
+                old.engine.keep_connections(0.2, idle_grace=0.1)
+                await task
+
+    run(work)
+
+
+@both_loops
+def test_two_thousand_idle_connections_move_without_a_pause(loop: str) -> None:
+    async def work() -> None:
+        with intake_pair() as intake:
+            async with serving(app_called("old"), intake=intake, max_connections=5000) as old:
+                clients = await clients_of(old, 2000)
+                async with serving(app_called("new"), intake=intake, max_connections=5000) as new:
+                    old.engine._loop.remove_reader(intake[0].fileno())
+                    new.engine._loop.add_reader(intake[0].fileno(), new.engine._take_in)
+                    events = asyncio.get_running_loop()
+                    longest, last = 0.0, events.time()
+                    task = await old.begin_drain(migrate=True, idle_grace=30)
+                    while not task.done():
+                        await asyncio.sleep(0)
+                        longest, last = max(longest, events.time() - last), events.time()
+                    assert (await task).migrated == 2000
+                    assert longest < 0.05, f"the loop was blocked for {longest:.3f} s"
+                    await until(lambda: len(new.state.connections) == 2000)
+                    for client in clients[::100]:
+                        assert (await client.get()).body == b"new / 0"
+
+    run(work, loop)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), migrate=st.booleans())
+def test_a_drain_at_any_moment_loses_no_whole_request(data: st.DataObject, migrate: bool) -> None:
+    count = data.draw(st.integers(1, 6))
+    stream = b"".join(request("POST", f"/{number}", body=b"x" * number * 100 or b"y") for number in range(count))
+    ends = list(itertools.accumulate(len(request("POST", f"/{n}", body=b"x" * n * 100 or b"y")) for n in range(count)))
+    cut = data.draw(st.integers(0, len(stream)))
+    size = data.draw(st.integers(1, len(stream)))
+    whole = sum(end <= cut for end in ends)
+
+    async def work() -> None:
+        with intake_pair() as intake:
+            async with (
+                serving(app_called("old"), intake=intake if migrate else None) as old,
+                serving(app_called("new"), intake=intake) as new,
+            ):
+                if migrate:
+                    old.engine._loop.remove_reader(intake[0].fileno())
+                    new.engine._loop.add_reader(intake[0].fileno(), new.engine._take_in)
+                client = await old.connect()
+                for start in range(0, cut, size):
+                    await client.send(stream[start : min(cut, start + size)])
+                    await asyncio.sleep(0)
+                await until(lambda: old.state.accepted == 1)
+                task = await old.begin_drain(migrate=migrate, idle_grace=5)
+                client.writer.write(stream[cut:])
+                got = []
+                try:
+                    while len(got) < count:
+                        response = await client.response()
+                        got.append(response.body.split(b" ", 1)[1])
+                        if response.headers.get("connection") == "close":
+                            break
+                except EOFError:
+                    pass
+                wanted = [b"/%d %d" % (number, number * 100 or 1) for number in range(count)]
+                assert got == wanted[: len(got)], "in order, each once"
+                assert len(got) >= (count if migrate else whole)
+                client.close()
+                await task
+                assert old.state.failed == new.state.failed == 0
+
+    run(work)

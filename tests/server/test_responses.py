@@ -1,0 +1,270 @@
+"""What an app may do wrong, and what a client may ask for, one request at a time."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from holdfast.core.drain import current_drain
+from server.engineroom import LOOPS, Truncated, answer, read_body, request, run, serving, until
+
+both_loops = pytest.mark.parametrize("loop", LOOPS)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> Any:
+    path = scope["path"]
+    if path == "/raise":
+        raise ValueError("a secret")
+    if path == "/exit":
+        raise SystemExit(3)
+    if path == "/cancel":
+        raise asyncio.CancelledError
+    if path == "/nothing":
+        return None
+    if path == "/value":
+        return 5
+    if path == "/status":
+        await send({"type": "http.response.start", "status": 999, "headers": []})
+    elif path == "/header":
+        headers = [(b"transfer-encoding", b"chunked"), (b"x-bad", b"a\r\nset-cookie: b")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+    elif path == "/order":
+        await send({"type": "http.response.body", "body": b""})
+    elif path in ("/short", "/long"):
+        headers = [(b"content-length", b"5")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"abc" if path == "/short" else b"abcdefgh"})
+    elif path == "/half":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError("in the middle")
+    elif path == "/stop":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+    elif path == "/chunks":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"one", b"", b"two"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    elif path == "/204":
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b"never seen"})
+    elif path == "/refuse":  # without a look at the body
+        await answer(send, b"no", 403)
+    elif path == "/drain":
+        same = scope["extensions"]["holdfast"]["drain"] is current_drain()
+        await answer(send, f"{same} {current_drain().draining} {scope['state']}".encode())
+    else:
+        body = await read_body(receive)
+        await answer(send, body or path.encode())
+    return None
+
+
+FAILURES = ["/raise", "/exit", "/cancel", "/nothing", "/value", "/status", "/header", "/order"]
+
+
+@pytest.mark.parametrize("path", FAILURES)
+def test_a_failing_app_is_a_problem_response_with_the_id_of_the_log_line(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            response = await client.get(path)
+            assert response.status == 500
+            assert response.headers["content-type"] == "application/problem+json"
+            assert "transfer-encoding" not in response.headers
+            problem = json.loads(response.body)
+            assert problem["status"] == 500
+            assert "secret" not in response.body.decode()
+            assert response.headers["x-request-id"] == problem["request_id"]
+            [record] = [one for one in caplog.records if one.levelno == logging.ERROR]
+            assert problem["request_id"] in record.getMessage()
+            assert record.exc_info
+            assert room.state.failed == 1
+            assert (await client.get("/next")).body == b"/next", "the connection goes on"
+            await until(lambda: not room.state.in_flight)
+
+    run(work)
+
+
+@pytest.mark.parametrize("path", ["/short", "/long", "/half", "/stop"])
+@both_loops
+def test_a_response_that_breaks_off_is_seen_by_the_client(
+    path: str, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            with pytest.raises(Truncated):
+                await client.get(path)
+            assert (await (await room.connect()).get("/next")).body == b"/next"
+        assert [one for one in caplog.records if one.levelno == logging.ERROR]
+
+    run(work, loop)
+
+
+@both_loops
+def test_an_http_1_0_client_sees_a_broken_body_as_a_reset(loop: str) -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/half", version="1.0"))
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+
+    run(work, loop)
+
+
+def test_an_http_1_0_client_gets_no_chunks_and_an_end() -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/chunks", "Connection: keep-alive", version="1.0"))
+            head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+            assert b"transfer-encoding" not in head
+            assert b"connection: close" in head
+            assert body == b"onetwo"
+
+    run(work)
+
+
+def test_an_empty_piece_does_not_end_a_chunked_body() -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            assert (await (await room.connect()).get("/chunks")).body == b"onetwo"
+
+    run(work)
+
+
+def test_bodiless_answers_leave_the_connection_in_step() -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("HEAD", "/four"))
+            response = await client.response("HEAD")
+            assert response.headers["content-length"] == "5"
+            assert (await client.get("/204")).status == 204
+            await client.send(request("HEAD", "/chunks"))
+            assert (await client.response("HEAD")).status == 200
+            assert (await client.get("/next")).body == b"/next"
+
+    run(work)
+
+
+def test_a_client_that_expects_100_gets_it_when_the_app_reads() -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("POST", "/", "Expect: 100-continue", "Content-Length: 4"))
+            assert (await client.response()).status == 100
+            await client.send(b"body")
+            assert (await client.response()).body == b"body"
+            assert (await client.get("/next")).body == b"/next"
+
+    run(work)
+
+
+def test_a_client_that_expects_100_and_is_refused_is_told_to_begin_anew() -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("POST", "/refuse", "Expect: 100-continue", "Content-Length: 4"))
+            response = await client.response()
+            assert response.status == 403
+            assert response.headers["connection"] == "close", "whether the body follows cannot be known"
+            assert await client.ended()
+
+    run(work)
+
+
+def test_pipelined_requests_are_answered_in_order() -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(
+                request("GET", "/one") + request("POST", "/", body=b"x" * 100_000) + request("GET", "/raise")
+            )
+            await client.send(request("GET", "/two") * 100)
+            assert (await client.response()).body == b"/one"
+            assert len((await client.response()).body) == 100_000
+            assert (await client.response()).status == 500
+            assert [(await client.response()).body for _ in range(100)] == [b"/two"] * 100
+
+    run(work)
+
+
+@both_loops
+def test_a_half_closed_client_gets_the_answers_to_its_whole_requests(loop: str) -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(receive)
+        await asyncio.sleep(0.02)
+        if body == b"2":
+            assert (await receive())["type"] == "http.disconnect", "it may have left: the app is told"
+        await answer(send, body)
+
+    async def work() -> None:
+        async with serving(slow) as room:
+            client = await room.connect()
+            requests = [request("POST", "/", body=b"%d" % number) for number in range(3)]
+            await client.send(b"".join(requests) + requests[0][:20])
+            client.writer.write_eof()
+            assert [(await client.response()).body for _ in range(3)] == [b"0", b"1", b"2"]
+            assert await client.ended()
+            await until(lambda: not room.state.connections)
+
+    run(work, loop)
+
+
+@both_loops
+def test_a_client_that_leaves_is_no_failure_of_the_app(loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    heard = []
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        heard.append((await receive())["type"])
+
+    async def work() -> None:
+        async with serving(stream) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/"))
+            await client.reader.readuntil(b"\r\n\r\n")
+            client.writer.close()
+            await until(lambda: not room.state.connections)
+            await until(lambda: not room.state.in_flight)
+            assert heard == ["http.disconnect"]
+            assert room.state.failed == 0
+        assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+    run(work, loop)
+
+
+@both_loops
+def test_the_drain_and_the_state_of_the_lifespan_are_seen_by_handlers(loop: str) -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            assert (await client.get("/drain")).body == b"True False {'from': 'lifespan'}"
+            task = await room.begin_drain()
+            response = await client.get("/drain")
+            assert response.body == b"True True {'from': 'lifespan'}"
+            assert response.headers["connection"] == "close"
+            client.close()
+            await task
+
+    run(work, loop)
+
+
+def test_an_app_that_answers_before_the_body_has_come_keeps_the_connection() -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("POST", "/refuse", "Content-Length: 10"))
+            assert (await client.response()).status == 403
+            await client.send(b"0123456789" + request("GET", "/next"))
+            assert (await client.response()).body == b"/next"
+
+    run(work)
