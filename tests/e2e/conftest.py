@@ -8,7 +8,15 @@ import pytest
 
 from e2e.harness import Running, service
 
-pytestmark = pytest.mark.e2e
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Called with the whole run's tests: mark those of this directory."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """The control socket takes orders from its owner, and shrugs at everything else."""
 
 import json
+import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,13 +58,14 @@ def test_wrong_and_slow_clients_disturb_nobody(serve: Callable[..., Running]) ->
 
 def test_two_hundred_clients_at_once_are_all_answered(serve: Callable[..., Running]) -> None:
     running = serve("plain", "--workers", "1")
-    states: list[str] = []
-    threads = [threading.Thread(target=lambda: states.append(running.status()["state"])) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert states == ["serving"] * CLIENTS
+    running.signal(signal.SIGSTOP)  # so that all of them wait at the same time
+    with ExitStack() as stack:
+        stack.callback(running.signal, signal.SIGCONT)
+        clients = [stack.enter_context(_connection(running)) for _ in range(CLIENTS)]
+        for client in clients:
+            client.sendall(b'{"op": "status"}\n')
+        running.signal(signal.SIGCONT)
+        assert all("result" in _answer(client) for client in clients)
 
 
 def test_a_command_whose_client_goes_away_is_carried_out(serve: Callable[..., Running]) -> None:

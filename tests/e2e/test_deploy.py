@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from e2e.harness import APPS, Running, request
+from e2e.harness import APPS, Running, request, wait_for
 from e2e.pressure import assert_nothing_lost, pressure
 
 
@@ -33,9 +33,12 @@ def test_a_reload_and_an_upgrade_follow_the_link_to_the_new_release(tmp_path: Pa
         with pressure(running) as load:
             _swap(current, _release(tmp_path / "releases/2", "second"))
             running.reload()
+            # For a moment an old worker, not yet told, may still take a connection.
+            wait_for(lambda: len(running.children()) == 2, what="the old workers have ended")
             assert request(running.address)[2].startswith(b"second")
             _swap(current, _release(tmp_path / "releases/3", "third"))
             (tmp_path / "releases/1").rename(tmp_path / "releases/gone")
             running.ask("upgrade")
+            wait_for(lambda: len(running.children()) == 2, what="the old workers have ended")
             assert request(running.address)[2].startswith(b"third")
             assert_nothing_lost(load.stop())

@@ -96,6 +96,9 @@ def test_a_stop_gives_a_worker_that_still_drains_no_more_than_its_own_limit(serv
     running = serve("plain", "--workers", "1", "--stop-timeout", "1s", "--drain-timeout", "60s")
     slow = _idle(running, "/slow?60")
     running.reload()
+    # Two heartbeats later it has long begun to drain.
+    wait_for(lambda: running.workers("draining")[0]["silent"] > 0.6)
+    wait_for(lambda: running.workers("draining")[0]["silent"] < 0.3)
     running.signal(signal.SIGTERM)
     assert running.wait_end(5) == 0
     assert "not finished: GET /slow" in running.log, "it was ended by its own drain, which names what is cut"

@@ -26,8 +26,11 @@ async def app(scope, receive, send):
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "the schema is three versions behind"})
 """
+# The import takes a good part of the limit: the reason must still be told by the app, before the supervisor's own.
 FAILING_CHECK = """
+import time
 from holdfast import Service
+time.sleep(0.7)
 async def answer(scope, receive, send):
     raise NotImplementedError
 app = Service("guarded", answer)
@@ -179,7 +182,7 @@ def test_a_second_worker_that_fails_takes_the_whole_generation_back_and_loses_no
     (running.directory / "slow").write_text("0.4")
     (running.directory / "refuse-1").touch()
     # The canary is ready before the other fails: with new connections it has requests when it is called back.
-    with pressure(running, "connect", connections=20, rate=800) as load:
+    with pressure(running, "connect", connections=20, rate=100, path="/wait?0.1") as load:
         refusal = deployed.refused()
         wait_for(lambda: set(running.children()) == pids, what="the canary has drained")
         report = load.stop()

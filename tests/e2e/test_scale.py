@@ -57,7 +57,7 @@ def test_settings_of_the_file_are_applied_by_a_reload(serve: Callable[..., Runni
         assert_nothing_lost(load.stop())
 
 
-def test_a_reload_that_would_change_the_name_is_refused_with_a_clear_line(serve: Callable[..., Running]) -> None:
+def test_a_reload_that_would_change_the_sockets_is_refused_with_a_clear_line(serve: Callable[..., Running]) -> None:
     running = serve("plain", "--workers", "1")
     pids = running.pids()
     (running.directory / "holdfast.toml").write_text("[run]\nbacklog = 17\n")

@@ -1,5 +1,6 @@
 """The supervisor replaces itself: same process id, same sockets, same workers, nothing lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -30,7 +31,12 @@ def _held(pid: int) -> list[str]:
 
 
 def _look(pid: int) -> list[str]:
-    return sorted(entry.readlink().as_posix().partition(":")[0] for entry in Path(f"/proc/{pid}/fd").iterdir())
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found.append(entry.readlink().as_posix())
+    # libuv opens /dev/null with the first connection, as a reserve for when descriptors run out.
+    return sorted(name.partition(":")[0] for name in found if name != "/dev/null")
 
 
 def _new_program(running: Running) -> bool:

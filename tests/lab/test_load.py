@@ -253,6 +253,18 @@ def test_requests_carry_their_headers_body_and_number(run: Run) -> None:
     ]
 
 
+def test_requests_that_open_their_connections_together_have_numbers_of_their_own(run: Run) -> None:
+    seen: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await request(reader)).split(b"\r\n")[0])
+        writer.write(OK)
+        await reader.read()
+
+    run(measure(handler, mode="connect", count=40, connections=8, path="/o/{n}"))
+    assert sorted(seen) == sorted(b"GET /o/%d HTTP/1.1" % number for number in range(1, 41))
+
+
 def test_a_paced_load_counts_latency_from_when_a_request_was_due(run: Run) -> None:
     calls = 0
 

@@ -144,11 +144,14 @@ async def serving(
     sock = sock or socket.create_server(("127.0.0.1", 0), backlog=4096)
     sock.setblocking(False)
     drain = Drain()
-    engine = HttpEngine(
-        app, [Listening(0, sock, tls)], HttpSettings(**settings), drain=drain, intake=intake, rng=random.Random(1)
-    )
-    async with Room(engine, sock, drain) as room:
-        yield room
+    with contextlib.ExitStack() as stack:
+        if intake is not None:  # two engines on one loop: each watches a descriptor of its own
+            intake = stack.enter_context(intake[0].dup()), intake[1]
+        engine = HttpEngine(
+            app, [Listening(0, sock, tls)], HttpSettings(**settings), drain=drain, intake=intake, rng=random.Random(1)
+        )
+        async with Room(engine, sock, drain) as room:
+            yield room
 
 
 @contextlib.contextmanager

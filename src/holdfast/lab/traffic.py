@@ -7,7 +7,6 @@ and sends a frame every FRAME_SECONDS in between. End of input ends the traffic:
 import asyncio
 import contextlib
 import gc
-import itertools
 import sys
 import time
 from collections import deque
@@ -205,14 +204,7 @@ class _WatchedRun(LoadRun):
 
     def __init__(self, load: Load, check: Check | None, traffic: "Traffic") -> None:
         self._traffic = traffic
-        self._numbers = itertools.count(1)
         super().__init__(load, check, time.perf_counter)
-
-    @property
-    def number(self) -> int:
-        """A new one at each reading. A user reads it once for each request, when that is sent; requests that wait
-        for their connections at the same time must not share one, because the orders are told apart by it."""
-        return next(self._numbers)
 
     def succeed(self, now: float, latency: float, announced: bool) -> None:
         self._traffic.succeeded(latency)

@@ -95,6 +95,7 @@ class User:
         "_due",
         "_load",
         "_loop",
+        "_is_numbered",
         "_number",
         "_request",
         "_run",
@@ -111,7 +112,8 @@ class User:
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._request = compose(run.load, address)
-        self._number = b"{n}" in self._request.partition(b"\r\n\r\n")[0]
+        self._is_numbered = b"{n}" in self._request.partition(b"\r\n\r\n")[0]
+        self._number = 0
         self._bodiless = run.load.method == "HEAD"
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
@@ -129,6 +131,7 @@ class User:
         """Start a request; ``due`` is the time its latency counts from. The time limit counts from now."""
         run = self._run
         run.started()
+        self._number = run.number  # now: others may start theirs while this one connects
         self._due = due
         self.deadline = run.clock() + self._load.timeout
         if self._wire is None:
@@ -231,11 +234,11 @@ class User:
         wire.reader.expect(bodiless=self._bodiless)
         wire.busy = True
         assert wire.transport is not None
-        wire.transport.write(self._numbered() if self._number else self._request)
+        wire.transport.write(self._numbered() if self._is_numbered else self._request)
 
     def _numbered(self) -> bytes:
         head, empty, body = self._request.partition(b"\r\n\r\n")
-        return head.replace(b"{n}", b"%d" % self._run.number) + empty + body
+        return head.replace(b"{n}", b"%d" % self._number) + empty + body
 
     def _drop(self, *, abort: bool = False) -> None:
         self.serial = 0

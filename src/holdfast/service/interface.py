@@ -90,7 +90,7 @@ def detect(app: Any, interface: Choice = "auto") -> Interface:
         raise BootError(f"{what} takes one argument, as ASGI 2 did; wrap it with asgiref's guarantee_single_callable")
     if count == 0:
         raise BootError(f"{what} takes no arguments; if it makes the application, say --factory")
-    raise BootError(f"{what} does not show whether it is ASGI or WSGI; say --interface asgi3 or wsgi")
+    raise BootError(f"{what} does not show whether it is ASGI or WSGI; say --interface asgi or wsgi")
 
 
 def _module(name: str, target: str) -> ModuleType:

@@ -2,8 +2,10 @@
 
 Files, read at import: `refuse-N` makes slot N raise, `slow` holds the number of seconds that the import takes.
 Each import leaves a line `slot pid time` in `boots`.
+`/wait?S` takes S seconds, `/block?S` blocks the loop for as long.
 """
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -24,6 +26,8 @@ async def app(scope, receive, send):
         return
     if scope["path"] == "/block":
         time.sleep(float(scope["query_string"]))  # noqa: ASYNC251 - that is what is tested
+    elif scope["path"] == "/wait":
+        await asyncio.sleep(float(scope["query_string"]))
     headers = [(b"content-length", b"%d" % len(WHO))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": WHO})

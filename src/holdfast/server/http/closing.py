@@ -83,7 +83,7 @@ class ClosingProtocol(HttpToolsProtocol):
         self.deadline = min(self._patience, state.now + CHECK_INTERVAL)
 
     def _count_unsent(self) -> int:
-        """With what the kernel holds: it takes megabytes, and then nothing for as long as a slow peer needs for them."""
+        """With what the kernel holds: it takes megabytes, and then nothing until a slow peer has read most of them."""
         size = self.transport.get_write_buffer_size()
         if sys.platform == "linux":
             fd = self.transport.get_extra_info("socket").fileno()

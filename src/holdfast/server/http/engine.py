@@ -330,7 +330,7 @@ class HttpEngine:
     async def _cut(self) -> DrainReport:
         state = self.state
         names = [f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in state.cycles.values()]
-        names += [f"WEBSOCKET {one.scope['path']}" for one in self._connections() if isinstance(one, WebSocketProtocol)]
+        names += [task.get_name() for task in state.tasks]
         tasks = {*state.cycles, *state.tasks}
         for task in tasks:
             task.cancel("the drain limit was reached")

@@ -57,14 +57,16 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted; give the service an unencrypted one, readable by it alone")
 
 
-async def watch_certificates(settings: TlsSettings, contexts: Watch[ssl.SSLContext], *, clock: Clock = SYSTEM) -> None:
+async def watch_certificates(
+    settings: TlsSettings, contexts: Watch[ssl.SSLContext], *, clock: Clock = SYSTEM, interval: float = POLL_INTERVAL
+) -> None:
     """Set a new context whenever the files change, for ever. New files that do not load change nothing and are logged.
 
     Connections keep the certificate they began with. Cancel to stop.
     """
     seen = await asyncio.to_thread(_stamp, settings)
     while True:
-        await clock.sleep(POLL_INTERVAL)
+        await clock.sleep(interval)
         stamp = await asyncio.to_thread(_stamp, settings)
         if stamp == seen:
             continue

@@ -1,8 +1,9 @@
 """A WebSocket connection that says goodbye properly."""
 
 import asyncio
+import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
@@ -11,9 +12,14 @@ from websockets.protocol import State
 
 from holdfast.server.http.closing import NEVER
 from holdfast.server.http.state import EngineState
+from holdfast.service.problem import new_request_id
+
+logger = logging.getLogger("holdfast.request")
 
 SERVICE_RESTART = 1012
 """Close code 1012, "service restart" (IANA WebSocket close code registry): the client should reconnect."""
+INTERNAL_ERROR = 1011
+"""Close code 1011, "internal error" (RFC 6455, 7.4.1)."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -34,7 +40,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.leaving: asyncio.TimerHandle | None = None
         self.left = False
         self.unsent = 0
-        self.app = self._converse
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -84,25 +89,60 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.close_sent = True
             self.transport.close()
             return
-        self.stop_keepalive()
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": SERVICE_RESTART, "reason": "service restart"})
-        if self.conn.state is State.OPEN:
-            self.conn.send_close(SERVICE_RESTART, "service restart")
-            self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+        self._send_close(SERVICE_RESTART, "service restart")
 
     async def send(self, message: Any) -> None:
         if self.left:
             raise ClientDisconnected
         await super().send(message)
 
-    async def _converse(self, scope: Any, receive: Any, send: Any) -> None:
-        """Call the app. When it returns in a drain without a close of its own, the peer hears why."""
-        scope["extensions"]["holdfast"] = self.state.extensions["holdfast"]
-        await self.config.loaded_app(scope, receive, send)
-        if self.state.draining and self.handshake_complete:
-            self.go_away()
+    async def run_asgi(self) -> None:
+        """Call the app. Whatever it raises ends this connection and nothing else; when it returns in a drain without a
+        close of its own, the peer hears why."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name(f"WEBSOCKET {self.scope['path']}")
+        cast("dict[str, Any]", self.scope["extensions"]).update(self.state.extensions)
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except (asyncio.CancelledError, GeneratorExit):
+            self.transport.close()
+            raise
+        except BaseException as exc:  # the app's own failure, SystemExit too, must not take its neighbours down
+            self._fail(exc)
+        else:
+            if not self.handshake_complete:
+                self._fail(RuntimeError("the app returned without accepting or closing the WebSocket"))
+            elif self.state.draining:
+                self.go_away()
+        if self.close_timer is None:
+            self.transport.close()
+
+    def _fail(self, exc: BaseException) -> None:
+        request_id = new_request_id()
+        self.state.failed += 1
+        logger.error(
+            "WEBSOCKET %s failed (request %s)",
+            self.scope["path"],
+            request_id,
+            exc_info=exc,
+            extra={"request_id": request_id},
+        )
+        self.send_500_response()
+        self._send_close(INTERNAL_ERROR, f"request {request_id}")
+
+    def _send_close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake, and wait for the peer's half within the limit."""
+        if self.close_sent or self.transport.is_closing() or self.conn.state is not State.OPEN:
+            return
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
