@@ -108,7 +108,7 @@ def test_a_worker_that_blocks_while_it_drains_is_ended_by_the_hang_limit(serve: 
     blocked = _block(running, 60)
     wait_for(lambda: running.workers()[0]["silent"] > 1.0)
     running.reload()
-    assert running.workers("draining")[0]["pid"] == old
+    assert old not in running.pids()
     with pressure(running) as load:
         assert "SIGKILL, sent by the supervisor" in _ended(running, old)["ending"]
         assert_nothing_lost(load.stop())

@@ -91,7 +91,7 @@ def test_start_reload_upgrade_and_stop_are_told_in_order(manager: Manager, serve
     manager.wait_for("READY")
     assert {"MAINPID": str(running.pid)} in manager.hear()
     ready = next(one for one in manager.hear() if "READY" in one)
-    assert ready["STATUS"] == "serving: generation 1, 1 workers"
+    assert ready["STATUS"] == "serving: generation 1, 1 worker"
     before = time.monotonic_ns() // 1000
     running.signal(signal.SIGHUP)
     manager.wait_for("READY", 2)

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Self
 import uvloop
 
 from holdfast.core.drain import Drain, use_drain
-from holdfast.server.http import HttpEngine, HttpSettings, Listening
+from holdfast.server.http.engine import HttpEngine
+from holdfast.server.http.settings import HttpSettings
+from holdfast.server.http.state import Listening
 from holdfast.supervisor.sockets import open_intake
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

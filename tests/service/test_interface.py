@@ -158,7 +158,7 @@ def test_the_way_an_application_is_called_tells_its_interface(app: Any, interfac
         (Asgi2, "takes one argument, as ASGI 2 did"),
         (lambda: None, "takes no arguments; if it makes the application, say --factory"),
         ("text", "cannot be called"),
-        (lambda *args: None, "say --interface asgi3 or wsgi"),
+        (lambda *args: None, "say --interface asgi or wsgi"),
     ],
 )
 def test_what_is_no_application_is_refused_with_advice(app: Any, reason: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.core.duration import Duration
+from holdfast.core.errors import BootError
 from holdfast.supervisor.channel import (
     MAX_FRAME,
     MAX_PENDING,
@@ -205,7 +206,7 @@ def test_the_first_word_is_read_whole_before_any_loop_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0\0", struct.pack("!I", 40) + b"{", struct.pack("!I", 2) + b"{}", frame(Ready()), b"\xff" * 400]
+    "data", [b"", b"\0\0", struct.pack("!I", 40) + b"{", frame(Ready()), b"\xff" * 400]
 )
 def test_a_supervisor_that_is_gone_or_says_something_else_gives_no_start(data: bytes) -> None:
     ours, theirs = socket.socketpair()
@@ -213,6 +214,14 @@ def test_a_supervisor_that_is_gone_or_says_something_else_gives_no_start(data: b
         ours.sendall(data)
         ours.close()
         assert read_start(theirs, 1.0) is None
+
+
+def test_a_supervisor_of_another_version_is_named_as_the_trouble() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(struct.pack("!I", 2) + b"{}")
+        with pytest.raises(BootError, match="holdfast upgrade"):
+            read_start(theirs, 1.0)
 
 
 def test_a_silent_supervisor_is_waited_for_within_the_limit() -> None:

@@ -101,6 +101,8 @@ class Health:
 
     def __init__(self, drain: Drain, clock: Clock = SYSTEM) -> None:
         self.started = False
+        self.leaving = False
+        """Set while the worker is on its way out of the balancer, though it serves on: it counts as draining."""
         self._drain = drain
         self._clock = clock
         self._states: dict[str, _State] = {}
@@ -148,7 +150,7 @@ class Health:
         status: Status = "pass"
         if failing:
             status = "fail" if any(check.critical for check in failing) else "warn"
-        return HealthReport(status, self.started, self._drain.draining, checks)
+        return HealthReport(status, self.started, self.leaving or self._drain.draining, checks)
 
     async def _repeat(self, state: "_State") -> None:
         retry = FIRST_RETRY

@@ -117,17 +117,17 @@ class Lifecycle:
         except TimeoutError as exc:
             raise BootError(str(exc)) from None
 
-    async def stop(self) -> StopReport:
+    async def stop(self, limits: Limits | None = None) -> StopReport:
         """End everything, each step within its limit, and report by name. Raises only a cancellation of
         itself.
 
-        Begins the drain if nobody has. Afterwards ``service.spawn`` refuses. Without a start, or a second time,
-        it does nothing.
+        ``limits`` replaces those of the constructor: there may be more or less time now. Begins the drain if
+        nobody has. Afterwards ``service.spawn`` refuses. Without a start, or a second time, it does nothing.
         """
         if not self._attached:
             return StopReport()
         self.drain.begin("the service stops")
-        limits = self.limits
+        limits = limits or self.limits
         background = await self._background.stop(limits.background, limits.cancel)
         spawned = await self.service.drain_tasks(limits.tasks, limits.cancel)
         await self.health.stop(limits.cancel)

@@ -9,7 +9,7 @@ import msgspec
 from holdfast.supervisor.sockets import Listener, adopt, open_listener, parse_bind
 
 if TYPE_CHECKING:
-    from holdfast.server.http import HttpEngine
+    from holdfast.server.http.engine import HttpEngine
     from holdfast.supervisor.master import Supervisor
 
 logger = logging.getLogger("holdfast.admin")
@@ -34,7 +34,9 @@ class Admin:
         address = self._supervisor.settings.admin
         if not address:
             return
-        from holdfast.server.http import HttpEngine, HttpSettings, Listening
+        from holdfast.server.http.engine import HttpEngine
+        from holdfast.server.http.settings import HttpSettings
+        from holdfast.server.http.state import Listening
 
         parsed = parse_bind(address, "admin")
         self.listeners = [adopt(fd, 0, parsed) for fd in descriptors]
@@ -68,4 +70,4 @@ class Admin:
             return 503 if healthy is False else 200, b"application/json", msgspec.json.encode(status)
         if healthy is None:
             return 404, b"text/plain", b"try /livez, /readyz, /startupz or /status\n"
-        return (200, b"text/plain", b"ok\n") if healthy else (503, b"text/plain", f"{status.state}\n".encode())
+        return (200, b"text/plain", b"ok\n") if healthy else (503, b"text/plain", f"{status.trouble}\n".encode())

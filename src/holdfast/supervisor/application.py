@@ -11,14 +11,16 @@ from typing import Any
 from holdfast.core.drain import Drain
 from holdfast.core.errors import BootError
 from holdfast.core.watch import Watch
-from holdfast.server.http import HttpEngine, Listening
-from holdfast.server.http.protocol import HttpProtocol
+from holdfast.server.http.engine import HttpEngine
+from holdfast.server.http.state import Listening
 from holdfast.server.http.tls import TlsSettings, make_context, watch_certificates
 from holdfast.service.interface import ASGIApp, WSGIApp, load
 from holdfast.service.lifecycle import Lifecycle, Limits
 from holdfast.service.probes import HealthRoutes
 from holdfast.supervisor.channel import Beat, Booting, Message, Retire, Start
 
+MIN_ENDING = 1.0
+"""Seconds that ending the app has at least, even when its requests have used up the drain."""
 BOOT_MARGIN = 1.0
 """Seconds before the supervisor's own limit at which a worker that is not ready says why."""
 SHUTDOWN_SHARE = 0.3
@@ -36,8 +38,7 @@ class Application:
         self._engine: HttpEngine | None = None
         self._contexts: Watch[Any] | None = None
         self._certificates: asyncio.Task[None] | None = None
-        self._amended: Retire | None = None
-        self._limit: asyncio.Timeout | None = None
+        self._drain_until = float("inf")
 
     def load(self) -> None:
         """Import the app. Raises BootError with the app's own error."""
@@ -45,18 +46,11 @@ class Application:
         # A deploy may have swapped a symlink: the directory is entered anew, by the name it was given.
         os.chdir(self._start.directory)
         target = load(settings.app, app_dir=settings.app_dir, factory=settings.factory)
-        ending = settings.stop_timeout * SHUTDOWN_SHARE
         self._lifecycle = Lifecycle(
             target,
             name=settings.service_name,
             interface="asgi3" if settings.interface == "asgi" else settings.interface,
-            limits=Limits(
-                startup=self._boot_time_left(),
-                background=ending * 0.1,
-                tasks=ending * 0.5,
-                cancel=min(2.0, ending * 0.1),
-                shutdown=ending * 0.3,
-            ),
+            limits=Limits(startup=self._boot_time_left()),
             drain=self._drain,
             wsgi=self._bridge,
         )
@@ -83,44 +77,32 @@ class Application:
 
     async def drain(self, order: Retire) -> tuple[tuple[str, ...], int]:
         """End connections, then the app. Returns what could not be finished, by name, and how many were handed over."""
-        order = self._amended or order
-        within = order.within * (1 - SHUTDOWN_SHARE)
+        self._limit(order)
         unfinished: tuple[str, ...] = ()
         migrated = 0
-        engine = self._engine
-        if engine is not None:
-            try:
-                async with asyncio.timeout(None) as self._limit:
-                    report = await engine.drain(
-                        within, migrate=order.migrate, idle_grace=order.idle_grace, reason=order.reason
-                    )
-                    unfinished, migrated = report.cut_requests, report.migrated
-            except TimeoutError:  # an amended order left less time
-                cycles = engine.state.cycles.values()
-                unfinished = tuple(f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in cycles)
-                migrated = engine.state.migrated
-                await engine.stop()
-            self._limit = None
-        return unfinished + await self._end(), migrated
+        if self._engine is not None:
+            within = order.within * (1 - SHUTDOWN_SHARE)
+            report = await self._engine.drain(
+                within, migrate=order.migrate, idle_grace=order.idle_grace, reason=order.reason
+            )
+            unfinished, migrated = report.cut_requests, report.migrated
+        left = self._drain_until - asyncio.get_running_loop().time()
+        return unfinished + await self._end(_share(left)), migrated
 
     def amend(self, order: Retire) -> None:
         """A second order, while the first is being carried out: the whole service stops, so that nobody is left to
         hand connections to, and there may be less time."""
-        self._amended = order
-        if self._limit is None or self._engine is None:
-            return
-        now = asyncio.get_running_loop().time()
-        end = now + order.within * (1 - SHUTDOWN_SHARE)
-        before = self._limit.when()
-        self._limit.reschedule(end if before is None else min(before, end))
-        if not order.migrate:
-            _keep_connections(self._engine, now + order.idle_grace)
+        self._limit(order)
+        if self._engine is not None and not order.migrate:
+            self._engine.keep_connections(order.within * (1 - SHUTDOWN_SHARE), idle_grace=order.idle_grace)
 
     async def abort(self) -> None:
         """After a failed start: end what was started."""
         await self._end()
 
     def lame_duck(self, on: bool) -> None:
+        """Serve on, but be unready, and tell clients to connect elsewhere."""
+        self._running.health.leaving = on
         if self._engine is not None:
             self._engine.lame_duck(on)
 
@@ -153,11 +135,14 @@ class Application:
         assert self._lifecycle is not None
         return self._lifecycle
 
-    async def _end(self) -> tuple[str, ...]:
+    def _limit(self, order: Retire) -> None:
+        self._drain_until = min(self._drain_until, asyncio.get_running_loop().time() + order.within)
+
+    async def _end(self, limits: Limits | None = None) -> tuple[str, ...]:
         if self._certificates is not None:
             self._certificates.cancel()
             await asyncio.gather(self._certificates, return_exceptions=True)
-        report = await self._running.stop()
+        report = await self._running.stop(limits)
         if self._engine is not None:
             await self._engine.stop()
         return report.problems
@@ -241,14 +226,7 @@ class Application:
             raise BootError(f"the probe of {path} was answered with status {status}")
 
 
-def _keep_connections(engine: HttpEngine, idle_until: float) -> None:
-    """Hand nothing over any more: what is idle waits here for its next request, or until ``idle_until``."""
-    state = engine.state
-    state.migrating = False
-    moving = list(state.moving)
-    state.moving.clear()
-    for connection in moving:
-        connection.flow.resume_reading()
-    for other in list(state.connections):
-        if isinstance(other, HttpProtocol) and not other.busy and not other.lingering:
-            other.deadline = min(other.deadline, idle_until)
+def _share(seconds: float) -> Limits:
+    """What is left of a drain, dealt out to the steps that end the app. Resources have limits of their own."""
+    left = max(seconds, MIN_ENDING)
+    return Limits(background=left * 0.1, tasks=left * 0.5, cancel=min(2.0, left * 0.1), shutdown=left * 0.3)

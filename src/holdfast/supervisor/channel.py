@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from holdfast.core.errors import BootError
 from holdfast.supervisor.settings import Settings
 
 logger = logging.getLogger("holdfast.channel")
@@ -99,6 +100,10 @@ class Retire(Message, frozen=True):
     reason: str
 
 
+class Draining(Message, frozen=True):
+    """The worker has begun to drain: it accepts nothing more, and what it keeps is on its way out."""
+
+
 class Retired(Message, frozen=True):
     """The worker has drained; what could not be finished is named."""
 
@@ -106,7 +111,7 @@ class Retired(Message, frozen=True):
     migrated: int
 
 
-AnyMessage = Start | Booting | Ready | Failed | Beat | Leave | LameDuck | Retire | Retired
+AnyMessage = Start | Booting | Ready | Failed | Beat | Leave | LameDuck | Retire | Draining | Retired
 
 
 def _encode_special(value: Any) -> Any:
@@ -240,13 +245,19 @@ class Channel:
 
 
 def read_start(sock: socket.socket, within: float) -> Start | None:
-    """The worker's first word, read before any loop runs. None when the supervisor is gone or silent."""
+    """The worker's first word, read before any loop runs. None when the supervisor is gone or silent.
+
+    Raises BootError when the word is not understood: supervisor and worker are of different versions.
+    """
     sock.settimeout(within)
     try:
         (length,) = _HEAD.unpack(_read_exactly(sock, _HEAD.size))
-        message = _decoder.decode(_read_exactly(sock, min(length, MAX_FRAME)))
-    except (OSError, struct.error, msgspec.DecodeError):
+        body = _read_exactly(sock, min(length, MAX_FRAME))
+        message = _decoder.decode(body) if len(body) == length else None
+    except (OSError, struct.error):
         return None
+    except msgspec.DecodeError as exc:
+        raise BootError(f"the running supervisor is of another version ({exc}): upgrade it, holdfast upgrade") from exc
     finally:
         sock.settimeout(None)
     return message if isinstance(message, Start) else None

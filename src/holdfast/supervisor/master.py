@@ -18,6 +18,7 @@ from holdfast.supervisor.admin import Admin
 from holdfast.supervisor.control import ControlServer
 from holdfast.supervisor.front import Front
 from holdfast.supervisor.pool import WorkerPool
+from holdfast.supervisor.process import directory_by_name
 from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.snapshot import take_snapshot
 from holdfast.supervisor.status import (
@@ -26,6 +27,7 @@ from holdfast.supervisor.status import (
     ServiceStopping,
     Status,
     SupervisorUpgraded,
+    count,
     describe,
 )
 from holdfast.supervisor.systemd import Notifier, scrub
@@ -71,6 +73,8 @@ class Supervisor:
         self.state = "starting"
         self.front = Front()
         self.upgrades = resumed.upgrades if resumed else 0
+        self.scaled = resumed.scaled if resumed else None
+        """The number of workers that a command asked for."""
         self.last_reload: Outcome | None = resumed.last_reload if resumed else None
         self.pool: WorkerPool
         self.control = ControlServer(self, control)
@@ -81,8 +85,10 @@ class Supervisor:
         self._operation = asyncio.Lock()
         self._ended: asyncio.Future[int] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[object] | None = None
+        self._reload_again = False
         self._tasks: set[asyncio.Task[object]] = set()
-        self.began = time.monotonic()
+        self.began = resumed.began if resumed else time.monotonic()
         self._examined = 0.0
         self._children: dict[int, asyncio.Future[int]] = {}
 
@@ -102,7 +108,7 @@ class Supervisor:
             (signal.SIGTERM, lambda: self.begin_stop("SIGTERM")),
             (signal.SIGINT, self._interrupted),
             (signal.SIGQUIT, self.stop_at_once),
-            (signal.SIGHUP, lambda: self._own(self._try(self.reload("SIGHUP")))),
+            (signal.SIGHUP, self._hung_up),
             (signal.SIGUSR2, lambda: self._own(self._try(self.upgrade("SIGUSR2")))),
             (signal.SIGTTIN, lambda: self._own(self._try(self.scale_by(+1)))),
             (signal.SIGTTOU, lambda: self._own(self._try(self.scale_by(-1)))),
@@ -132,7 +138,7 @@ class Supervisor:
             settings,
             sockets=self.front.sockets(),
             intake=self.front.intake_fds(),
-            directory=_directory(self.environment),
+            directory=directory_by_name(self.environment),
             environment=scrub(self.environment),
             events=self.events,
         )
@@ -142,10 +148,10 @@ class Supervisor:
         await self.admin.open(resumed.admin_fds if resumed else ())
 
     async def _first_generation(self) -> None:
-        count = self._count(self.settings)
+        wanted = self._count(self.settings)
         try:
             async with self._operation:
-                await self.pool.replace(self.settings, count, "start")
+                await self.pool.replace(self.settings, wanted, "start")
         except BootError as exc:
             if self._stopping is not None:
                 return  # that is why
@@ -158,7 +164,7 @@ class Supervisor:
             return
         self._serving()
         urls = ", ".join(self.front.urls(bool(self.settings.tls_certificate)))
-        logger.info("%s serves %s with %d workers", self.settings.service_name, urls, count)
+        logger.info("%s serves %s with %s", self.settings.service_name, urls, count(wanted))
 
     def _go_on(self, resumed: Resumed) -> None:
         """After a re-exec: the workers have not noticed."""
@@ -225,21 +231,22 @@ class Supervisor:
                 self._notifier.ready(self._summary())
                 self.pool.fill_empty("its boot was called off for an upgrade that failed")
 
-    async def scale(self, count: int) -> None:
-        """Have ``count`` workers. Raises BootError when a new one does not come up, ConfigError for a wrong number."""
+    async def scale(self, wanted: int) -> None:
+        """Have so many workers, through reloads too. BootError when one fails, ConfigError for a wrong number."""
         async with self._operation:
-            await self._scale(count)
+            await self._scale(wanted)
 
     async def scale_by(self, change: int) -> None:
         """The same, counted from those there are when its turn has come."""
         async with self._operation:
             await self._scale(len(self.pool.slots) + change)
 
-    async def _scale(self, count: int) -> None:
-        if not 1 <= count <= MAX_SCALE:
-            raise ConfigError("workers", count, f"a number from 1 to {MAX_SCALE}")
+    async def _scale(self, wanted: int) -> None:
+        if not 1 <= wanted <= MAX_SCALE:
+            raise ConfigError("workers", wanted, f"a number from 1 to {MAX_SCALE}")
         self._not_stopping()
-        await self.pool.scale(count)
+        await self.pool.scale(wanted)
+        self.scaled = wanted
 
     def drain(self, on: bool = True) -> None:
         """Leave the balancer: readiness fails and clients are told to connect elsewhere. The service answers on."""
@@ -258,6 +265,17 @@ class Supervisor:
         logger.warning("stopping at once: requests in flight are lost")
         self.pool.kill()
         self._finish(0)
+
+    def _hung_up(self) -> None:
+        """However many SIGHUPs come during a reload, one more follows it."""
+        self._reload_again = True
+        if self._reloading is None or self._reloading.done():
+            self._reloading = self._own(self._reload_while_asked())
+
+    async def _reload_while_asked(self) -> None:
+        while self._reload_again:
+            self._reload_again = False
+            await self._try(self.reload("SIGHUP"))
 
     def _interrupted(self) -> None:
         if self._stopping is not None:
@@ -341,13 +359,16 @@ class Supervisor:
         return take_snapshot(self)
 
     def _summary(self) -> str:
-        return f"{self.state}: generation {self.pool.generation}, {len(self.pool.slots)} workers"
+        return f"{self.state}: generation {self.pool.generation}, {count(len(self.pool.slots))}"
 
     def _count(self, settings: Settings) -> int:
-        count = machine.worker_count() if settings.workers == "auto" else settings.workers
-        if not 1 <= count <= MAX_SCALE:
-            raise ConfigError("workers", count, f"a number from 1 to {MAX_SCALE}, or auto")
-        return count
+        if self.scaled is not None and settings.workers == self.settings.workers:
+            return self.scaled  # a command's word stands until the setting itself changes
+        self.scaled = None
+        wanted = machine.worker_count() if settings.workers == "auto" else settings.workers
+        if not 1 <= wanted <= MAX_SCALE:
+            raise ConfigError("workers", wanted, f"a number from 1 to {MAX_SCALE}, or auto")
+        return wanted
 
     def _settings_for_reload(self) -> Settings:
         settings = self._read_settings()
@@ -375,12 +396,3 @@ class Supervisor:
             await work
         except HoldfastError as exc:
             logger.error("refused: %s", exc)
-
-
-def _directory(environment: Mapping[str, str]) -> str:
-    """The working directory by the name it was entered with, so that a symlink that a deploy swaps is followed."""
-    here = Path.cwd()
-    named = environment.get("PWD", "")
-    if named and Path(named).is_absolute() and Path(named).exists() and Path(named).samefile(here):
-        return named
-    return str(here)

@@ -20,6 +20,10 @@ logger = logging.getLogger("holdfast.supervisor")
 
 KILL_MARGIN = 5.0
 """Seconds between the end of a worker's drain limit and SIGKILL."""
+WITHDRAW_LIMIT = 1.0
+"""Seconds that a reload waits for the old workers to have stopped accepting, so that its end means something."""
+MAX_DRAINING = 8
+"""Generations that may drain at the same time."""
 
 
 class WorkerPool:
@@ -188,14 +192,27 @@ class WorkerPool:
         self.generation = generation
         self.settings = settings
         self.set_slots(max(count, len(self.slots)))
+        replaced = [slot.worker for slot in self.slots if slot.worker is not None]
         for slot in self.slots[:count]:
             slot.give_up_filling()
             slot.crashes = 0
             self.install(slot, booted[slot.index], reason)
         self._drop_slots(count, reason)
+        self._limit_draining()
+        until = _now() + WITHDRAW_LIMIT
+        for worker in replaced:
+            await _wait(worker.withdrawn, until - _now())
         seconds = _now() - began
         self._events.emit(lambda: GenerationReplaced(time.time(), generation, count, seconds))
         return seconds
+
+    def _limit_draining(self) -> None:
+        """Long streams and quick reloads must not pile up processes: the oldest have to be done now."""
+        draining = sorted((one for one in self.workers.values() if one.state == "draining"), key=lambda one: one.serial)
+        for worker in draining[: -MAX_DRAINING * max(1, len(self.slots))]:
+            logger.warning("worker %d has drained through %d reloads: it has to end now", worker.pid, MAX_DRAINING)
+            worker.send(Retire(KILL_MARGIN, False, KILL_MARGIN, "too many workers drain"))
+            worker.kill_at = min(worker.kill_at, _now() + 2 * KILL_MARGIN)
 
     async def scale(self, count: int) -> None:
         """Have ``count`` workers of the current generation. Raises BootError when a new one does not come up; those

@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from msgspec import structs
@@ -18,6 +19,7 @@ from holdfast.supervisor.channel import (
     Beat,
     Booting,
     Channel,
+    Draining,
     Failed,
     Leave,
     Message,
@@ -62,6 +64,8 @@ class Worker:
         self.killed = False
         self.settled = asyncio.Event()
         """Set when the worker is ready, has failed, or is gone."""
+        self.withdrawn = asyncio.Event()
+        """Set when the worker has begun to drain, or is gone: it takes no more connections."""
         self.gone = asyncio.Event()
         self.channel: Channel
 
@@ -85,6 +89,7 @@ class Worker:
         self.state = "gone"
         os.close(self.dump)
         self.settled.set()
+        self.withdrawn.set()
         self.gone.set()
 
     @property
@@ -153,6 +158,8 @@ class Worker:
                 self.settled.set()
             case Leave(reason):
                 self.leaving = reason
+            case Draining():
+                self.withdrawn.set()
             case Retired():
                 self.retired = message
                 self.kill_at = min(self.kill_at, self.beat_at + EXIT_LIMIT)
@@ -212,3 +219,12 @@ def anonymous_file() -> int:
         return os.memfd_create("holdfast")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def directory_by_name(environment: Mapping[str, str]) -> str:
+    """The working directory by the name it was entered with, so that a symlink that a deploy swaps is followed."""
+    here = Path.cwd()
+    named = environment.get("PWD", "")
+    if named and Path(named).is_absolute() and Path(named).exists() and Path(named).samefile(here):
+        return named
+    return str(here)

@@ -37,7 +37,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     boot_timeout: Annotated[Duration, _about("From a worker's start until it is ready.")] = Duration(60.0)
     hang_timeout: Annotated[Duration, _about("How long a worker's event loop may be blocked.")] = Duration(30.0)
     drain_timeout: Annotated[Duration, _about("What a replaced worker has to finish its requests and streams.")] = (
-        Duration(90.0)
+        Duration(120.0)
     )
     stop_timeout: Annotated[Duration, _about("The same when the service stops.")] = Duration(25.0)
     prestop_delay: Annotated[

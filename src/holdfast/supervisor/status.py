@@ -106,7 +106,7 @@ def describe(event: Event) -> tuple[int, str]:
             return logging.ERROR, f"worker {event.slot} of generation {event.generation}: {event.reason}{detail}"
         case GenerationReplaced():
             return logging.INFO, (
-                f"generation {event.generation} serves with {event.workers} workers after {event.seconds:.2f} s"
+                f"generation {event.generation} serves with {count(event.workers)} after {event.seconds:.2f} s"
             )
         case GenerationRefused():
             detail = f"\n{event.detail}" if event.detail else ""
@@ -119,6 +119,11 @@ def describe(event: Event) -> tuple[int, str]:
             return logging.INFO, f"stopping ({event.reason})"
         case _:
             return logging.INFO, str(event)
+
+
+def count(workers: int) -> str:
+    """``1 worker``, ``2 workers``."""
+    return "1 worker" if workers == 1 else f"{workers} workers"
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -172,6 +177,16 @@ class Status(msgspec.Struct, frozen=True):
     hangs: int
     restarting: tuple[str, ...] = ()
     last_reload: Outcome | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why the service should get no traffic, in a line; empty when it should."""
+        if self.ready:
+            return ""
+        if self.state != "serving":
+            return self.state
+        failing = [check for worker in self.workers for check in worker.checks]
+        return "; ".join(dict.fromkeys(failing)) or "no worker is ready"
 
     @property
     def ready(self) -> bool:

@@ -87,6 +87,8 @@ class Resumed(msgspec.Struct, frozen=True):
     crashes: int
     hangs: int
     upgrades: int
+    began: float
+    scaled: int | None
     lame: bool
     reload: bool
     reply_fd: int | None
@@ -244,6 +246,8 @@ def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, tr
         crashes=pool.crashes,
         hangs=pool.hangs,
         upgrades=supervisor.upgrades + 1,
+        began=supervisor.began,
+        scaled=supervisor.scaled,
         lame=pool.lame,
         reload=reload,
         reply_fd=reply_to,

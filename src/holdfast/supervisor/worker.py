@@ -24,6 +24,7 @@ from holdfast.supervisor.channel import (
     AnyMessage,
     Booting,
     Channel,
+    Draining,
     Failed,
     LameDuck,
     Leave,
@@ -111,7 +112,9 @@ class WorkerProcess:
                     booted()
                     await application.serve()
                     self.say(Ready())
+                    self.say(application.beat(self._lag))
                 order = await self._retire
+                loop.call_soon(self.say, Draining())  # once the drain has come to its first wait
                 unfinished, migrated = await application.drain(order)
                 unfinished = _named(unfinished)
                 self.say(Retired(unfinished, migrated))
@@ -179,8 +182,7 @@ class WorkerProcess:
 
     def _report(self, reason: str, detail: str) -> None:
         detail = detail[-MAX_DETAIL:]
-        logger.error("%s%s", reason, f"\n{detail}" if detail else "")
-        self.say(Failed(reason[:1024], detail))
+        self.say(Failed(reason[:1024], detail))  # the supervisor logs it, once
 
 
 def main() -> int:
@@ -189,7 +191,12 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to the whole group; the supervisor decides
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
-    start = read_start(sock, START_LIMIT)
+    try:
+        start = read_start(sock, START_LIMIT)
+    except BootError as exc:
+        with contextlib.suppress(OSError):
+            sock.sendall(frame(Failed(exc.reason, "")))
+        return EXIT_BOOT
     if start is None:
         return EXIT_ORPHAN
     for fd in (start.dump, *start.intake, *(entry.fd for entry in start.sockets)):

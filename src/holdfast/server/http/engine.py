@@ -94,7 +94,8 @@ class HttpEngine:
         self._accepting = False
         self._paused = False
         self._warn_at = 0.0
-        self._drain_until = 0.0
+        self._drain_until = NEVER
+        self._alone = False
         self._ticker: asyncio.TimerHandle | None = None
         self._date_due = 0.0
 
@@ -122,11 +123,11 @@ class HttpEngine:
         """
         state = self.state
         loop = self._loop
-        self._drain_until = loop.time() + within
+        self._drain_until = min(self._drain_until, loop.time() + within)
         state.closing = True
-        state.migrating = migrate
-        state.idle_limit = min(idle_grace, within)
-        self._take_what_waits(migrate)
+        state.migrating = migrate and not self._alone
+        state.idle_limit = min(state.idle_limit, idle_grace, within)
+        self._take_what_waits(state.migrating)
         self._unwatch_sockets()
         self._accepting = False
         for listening in self.listeners.values():
@@ -148,7 +149,8 @@ class HttpEngine:
         return await self._cut()
 
     def keep_connections(self, within: float, *, idle_grace: float) -> None:
-        """While it drains: the successors go too. Hand over nothing more, and be done within ``within`` seconds."""
+        """While it drains, or about to: the successors go too. Hand nothing over, and be done in ``within`` seconds."""
+        self._alone = True
         self.state.migrating = False
         self._drain_until = min(self._drain_until, self._loop.time() + within)
         self.state.idle_limit = min(self.state.idle_limit, idle_grace, within)
