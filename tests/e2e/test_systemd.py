@@ -98,7 +98,7 @@ def test_start_reload_upgrade_and_stop_are_told_in_order(manager: Manager, serve
     reloading = next(one for one in manager.hear() if "RELOADING" in one)
     assert before <= int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
     assert manager.order("READY", "RELOADING") == ["READY", "RELOADING", "READY"]
-    assert manager.hear()[-1]["STATUS"] == "serving: generation 2, 1 workers"
+    assert manager.hear()[-1]["STATUS"] == "serving: generation 2, 1 worker"
     running.ask("upgrade", reload=False)
     manager.wait_for("READY", 3)
     assert manager.order("READY", "RELOADING")[3:] == ["RELOADING", "READY"]
