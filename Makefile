@@ -35,12 +35,12 @@ format:
 
 bench:
 	@scripts/setup dev
-	$(PYTHON) benchmarks/zero_loss.py $(ARGS)
-	$(PYTHON) benchmarks/throughput.py
+	$(PYTHON) -m benchmarks.zero_loss $(ARGS)
+	$(PYTHON) -m benchmarks.throughput
 
 soak:
 	@scripts/setup dev
-	$(PYTHON) benchmarks/soak.py $(ARGS)
+	$(PYTHON) -m benchmarks.soak $(ARGS)
 
 versions:
 	@scripts/setup dev

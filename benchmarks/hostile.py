@@ -1,6 +1,6 @@
 """Garbage connections, one after the other by the hundred thousand: does the service go on, and does it grow?
 
-    python benchmarks/hostile.py --connections 1000000 --json hostile.json
+    python -m benchmarks.hostile --connections 1000000 --json hostile.json
 
 A service with two workers is started. One process after the other connects and does one of KINDS; meanwhile an honest
 client asks once in 50 ms. Descriptors and memory of every worker are compared with those after a warm-up.

@@ -206,7 +206,7 @@ class Server:
 
     def end(self) -> None:
         """TERM, and what is left after STOP_WITHIN is killed."""
-        family = [self.process]
+        family: list[psutil.Process] = [self.process]
         with contextlib.suppress(psutil.NoSuchProcess):
             family += self.process.children(recursive=True)
         if self.alive():

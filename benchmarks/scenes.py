@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from peers import Peer, Server
+from benchmarks.peers import Peer, Server
 
 from holdfast.lab.load import Load
 from holdfast.lab.process import LoadProcess, ProxyProcess

@@ -1,6 +1,6 @@
 """A bare ASGI app under wrk, one worker, plain uvicorn and Holdfast in turn: what does Holdfast cost?
 
-    python benchmarks/throughput.py --rounds 5 --seconds 8
+    python -m benchmarks.throughput --rounds 5 --seconds 8
 
 Both run on the same interpreter and the same uvicorn, httptools and uvloop. The order is A B A B: what else the machine
 does falls on both, and each pair gives a ratio of its own.
@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import peers
-from peers import Peer, Place, Server
+from benchmarks import peers
+from benchmarks.peers import Peer, Place, Server
 
 CONNECTIONS = 64
 WARM_UP = 2

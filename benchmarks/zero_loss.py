@@ -1,7 +1,7 @@
 """What does a reload cost? Holdfast and, side by side, uvicorn, gunicorn and granian as installed from PyPI.
 
-    python benchmarks/zero_loss.py                                      everything (an hour)
-    python benchmarks/zero_loss.py --servers holdfast --groups reload --loads AB --reloads 5
+    python -m benchmarks.zero_loss                                      everything (an hour)
+    python -m benchmarks.zero_loss --servers holdfast --groups reload --loads AB --reloads 5
 
 A load client without retries keeps 50 connections busy. It runs in a process of its own; nothing hides a failure.
 """
@@ -17,9 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import peers
-import scenes
-from scenes import KINDS, Row
+from benchmarks import peers, scenes
+from benchmarks.scenes import KINDS, Row
 
 GROUPS = ("reload", "slow-boot", "broken-deploy", "sigterm", "kill", "streams")
 COLUMNS = (

@@ -8,7 +8,6 @@ import pytest
 
 from e2e.harness import Running, service
 
-
 HERE = Path(__file__).parent
 
 

@@ -119,7 +119,7 @@ class Running:
         def serving() -> bool:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.log}"
             with contextlib.suppress(OSError):
-                return self.status()["state"] == "serving"
+                return bool(self.status()["state"] == "serving")
             return False
 
         wait_for(serving, within, "the service serves")

@@ -205,9 +205,7 @@ def test_the_first_word_is_read_whole_before_any_loop_runs() -> None:
         assert theirs.gettimeout() is None
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\0\0", struct.pack("!I", 40) + b"{", frame(Ready()), b"\xff" * 400]
-)
+@pytest.mark.parametrize("data", [b"", b"\0\0", struct.pack("!I", 40) + b"{", frame(Ready()), b"\xff" * 400])
 def test_a_supervisor_that_is_gone_or_says_something_else_gives_no_start(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     with theirs:

@@ -61,7 +61,8 @@ class ClosingProtocol(HttpToolsProtocol):
         else:
             self.lingering = True
             if transport.can_write_eof():
-                transport.write_eof()
+                with contextlib.suppress(OSError):  # reset already: the loop is about to say so
+                    transport.write_eof()
             self.flow.resume_reading()
         self._unsent = self._count_unsent() + 1
         self.look_at_peer()
