@@ -40,6 +40,10 @@ class Refused(Exception):
         self.detail = detail
 
 
+class Unanswered(ConnectionError):
+    """The connection of a command ended without an answer to it."""
+
+
 class Running:
     """One supervised service. ``directory`` holds its app, its log and its control socket."""
 
@@ -74,13 +78,17 @@ class Running:
         return self.log_path.read_text(errors="replace")
 
     def ask(self, op: str, within: float = 60.0, **arguments: Any) -> Any:
-        """Send a command to the control socket. Raises Refused, or OSError when nobody listens."""
+        """Send a command to the control socket. Raises Refused, OSError when nobody listens, Unanswered (an OSError
+        too) when the supervisor has gone before it answered."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(within)
             sock.connect(str(self.control_path))
             sock.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
             with sock.makefile("rb") as lines:
-                answer = json.loads(lines.readline() or b"{}")
+                line = lines.readline()
+        if not line.endswith(b"\n"):
+            raise Unanswered(f"no answer to {op}; {len(line)} bytes, then the end. The log:\n{self.log}")
+        answer = json.loads(line)
         if error := answer.get("error"):
             raise Refused(error["reason"], error["detail"])
         return answer.get("result")

@@ -117,7 +117,7 @@ class Room:
 
     async def begin_drain(self, within: float = PATIENCE, **options: Any) -> "asyncio.Task[Any]":
         options.setdefault("migrate", False)
-        options.setdefault("idle_grace", 0.5)
+        options.setdefault("idle_grace", 0.2)
         task = asyncio.create_task(self.engine.drain(within, **options))
         await until(lambda: self.state.draining)
         return task
@@ -150,7 +150,13 @@ async def serving(
         if intake is not None:  # two engines on one loop: each watches a descriptor of its own
             intake = stack.enter_context(intake[0].dup()), intake[1]
         engine = HttpEngine(
-            app, [Listening(0, sock, tls)], HttpSettings(**settings), drain=drain, intake=intake, rng=random.Random(1)
+            app,
+            [Listening(0, sock, tls)],
+            HttpSettings(**settings),
+            drain=drain,
+            intake=intake,
+            rng=random.Random(1),
+            tick=0.05,
         )
         async with Room(engine, sock, drain) as room:
             yield room

@@ -3,11 +3,16 @@
 import asyncio
 import json
 import logging
-from typing import Any
+import os
+import socket
+import struct
+import time
+from typing import Any, cast
 
 import pytest
 
 from holdfast.core.drain import current_drain
+from holdfast.server.http.protocol import HttpProtocol
 from server.engineroom import LOOPS, Truncated, answer, read_body, request, run, serving, until
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -268,3 +273,49 @@ def test_an_app_that_answers_before_the_body_has_come_keeps_the_connection() -> 
             assert (await client.response()).body == b"/next"
 
     run(work)
+
+
+@both_loops
+def test_a_request_that_the_kernel_holds_when_the_idle_time_ends_is_answered(loop: str) -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.get()
+            [connection] = room.state.connections
+            os.write(client.writer.get_extra_info("socket").fileno(), request("GET", "/next"))
+            cast("HttpProtocol", connection).on_deadline()  # the sweep comes before the loop looks at the socket
+            assert (await client.response()).body == b"/next"
+
+    run(work, loop)
+
+
+@both_loops
+def test_time_for_which_the_loop_was_blocked_is_nobodys_delay(loop: str) -> None:
+    async def work() -> None:
+        async with serving(app, header_timeout=0.5, keep_alive=0.5) as room:
+            half, idle = await room.connect(), await room.connect()
+            await idle.get()
+            await half.send(request("GET", "/next")[:20])
+            await until(lambda: any(cast("HttpProtocol", one).in_head for one in room.state.connections))
+            time.sleep(1.0)  # noqa: ASYNC251 - that is what is tested
+            await asyncio.sleep(0.2)
+            await half.send(request("GET", "/next")[20:])
+            assert (await half.response()).body == b"/next"
+            assert (await idle.get()).body == b"/"
+
+    run(work, loop)
+
+
+@both_loops
+def test_a_goodbye_to_a_client_that_has_just_reset_raises_nothing(loop: str) -> None:
+    async def work() -> None:
+        async with serving(app) as room:
+            sock = socket.create_connection(room.address)
+            await until(lambda: room.state.connections)
+            [connection] = room.state.connections
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            cast("HttpProtocol", connection).end(linger=True)
+            await until(lambda: not room.state.connections)
+
+    run(work, loop)

@@ -82,13 +82,12 @@ def test_an_idle_connection_is_closed_with_a_goodbye_and_a_silent_peer_holds_not
     loop: str, files: Files, trusting: ssl.SSLContext
 ) -> None:
     async def work() -> None:
-        async with serving(app, tls=make_context(files.settings), keep_alive=0.3, linger=0.5) as room:
-            client = await room.connect(ssl=trusting)
+        async with serving(app, tls=make_context(files.settings), keep_alive=0.3, linger=0.3) as room:
+            client, stuck = await room.connect(ssl=trusting), await room.connect(ssl=trusting)
             await client.get()
-            assert await client.ended()
-            stuck = await room.connect(ssl=trusting)
             await stuck.get()
             stuck.writer.transport.pause_reading()  # type: ignore[attr-defined]  # no answer to the goodbye
+            assert await client.ended()
             await until(lambda: not room.state.connections, 4)
 
     run(work, loop)
@@ -122,7 +121,7 @@ def test_a_half_handshake_does_not_hold_up_a_drain(files: Files, trusting: ssl.S
             await half.send(b"\x16\x03\x01\x02\x00\x01")
             client = await room.connect(ssl=trusting)
             await until(lambda: room.state.accepted == 2)
-            task = await room.begin_drain(1.5, idle_grace=1.0)
+            task = await room.begin_drain(0.8, idle_grace=0.6)
             assert (await client.get()).headers["connection"] == "close"
             await task
 

@@ -1,19 +1,29 @@
+import contextlib
 import io
 import logging
 import os
+import pty
 import re
+import select
+import signal
+import socket
+import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.telemetry.logs import MESSAGE_LIMIT, Format, Handler, Json, configure
+from holdfast.telemetry.logs import MESSAGE_LIMIT, PATIENCE, Format, Handler, Json, configure
 
 log = logging.getLogger("shop.orders")
 
@@ -202,13 +212,156 @@ def test_a_stream_that_is_gone_costs_the_line_and_nothing_else(capsys: pytest.Ca
 def test_a_real_broken_pipe_costs_the_line_and_nothing_else() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    stream = os.fdopen(writer, "w", buffering=1)  # closed below, where that fails as it must
-    configure(format="json", stream=stream)
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        configure(format="json", stream=stream)
+        log.error("lost")
+        log.error("lost again")
+        assert ours()[0].lost == 2
+
+
+def test_no_stream_and_a_closed_one_and_a_full_disk_cost_the_line_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        configure(format="text")
     log.error("lost")
+    assert ours()[0].lost == 1
+    with open("/dev/full", "w") as full:
+        configure(format="text", stream=full)
+        log.error("lost")
+        assert ours()[0].lost == 1
     log.error("lost again")
     assert ours()[0].lost == 2
-    with pytest.raises(BrokenPipeError):
-        stream.close()
+
+
+@contextlib.contextmanager
+def unread(make: Callable[[], tuple[int, int]]) -> Iterator[tuple[int, TextIO]]:
+    """A descriptor to read from, and a stream into it. A write that blocks fails the test after a while."""
+
+    def blocked(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("the log blocks")
+
+    reader, writer = make()
+    before = signal.signal(signal.SIGALRM, blocked)
+    signal.alarm(10)
+    root = logging.getLogger()
+    present = list(root.handlers)
+    try:
+        with os.fdopen(writer, "w") as stream:
+            configure(format="text", stream=stream)
+            root.handlers[:] = ours()  # pytest's own keep everything
+            yield reader, stream
+    finally:
+        root.handlers[:] = [*present, *ours()]
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(reader)
+
+
+def read(reader: int) -> str:
+    """What is there now."""
+    found = b""
+    while select.select([reader], [], [], 0)[0] and (more := os.read(reader, 65536)):
+        found += more
+    return found.decode()
+
+
+def sockets() -> tuple[int, int]:
+    reader, writer = socket.socketpair()
+    return reader.detach(), writer.detach()
+
+
+@pytest.mark.parametrize("make", [os.pipe, sockets, pty.openpty], ids=["pipe", "socket", "terminal"])
+def test_a_log_that_nobody_reads_holds_nobody_up_and_tells_later_what_was_lost(
+    make: Callable[[], tuple[int, int]],
+) -> None:
+    with unread(make) as (reader, _):
+        began = time.monotonic()
+        for number in range(3000):
+            log.info("line %d %s", number, "x" * 150)
+        assert time.monotonic() - began < 5
+        lost = ours()[0].lost
+        assert lost > 100
+        early = read(reader)
+        log.info("read again")
+        late = read(reader)
+        log.info("and again")
+        last = read(reader)
+    kept = [int(number) for number in re.findall(r"line (\d+) x{150}\r?\n", early)]
+    assert kept == list(range(3000 - lost)), "in order, from the first one on, and each whole"
+    assert f"holdfast.telemetry.logs: {lost} log lines were lost: nobody read them" in late
+    assert re.search(r"^\S+ INFO +shop\.orders: read again\r?$", late, re.MULTILINE)
+    assert "lost" not in last
+
+
+def test_a_line_longer_than_a_full_pipe_is_torn_and_the_next_begins_anew() -> None:
+    with unread(os.pipe) as (reader, _):
+        log.info("x" * 200_000)
+        assert ours()[0].lost == 1
+        log.info("lost as well")
+        read(reader)
+        log.info("whole")
+        first, notice, whole, end = read(reader).split("\n")
+    assert (first, end) == ("", "")
+    assert notice.endswith("2 log lines were lost: nobody read them")
+    assert whole.endswith("shop.orders: whole")
+
+
+def test_a_reader_that_lives_gets_a_line_longer_than_the_pipe() -> None:
+    taken: list[bytes] = []
+
+    def take() -> None:
+        while not taken or not taken[-1].endswith(b"\n"):
+            taken.append(os.read(reader, 65536))
+
+    with unread(os.pipe) as (reader, _):
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        log.info("x" * 200_000)
+        assert ours()[0].lost == 0
+        thread.join(10)
+    assert len(b"".join(taken)) > 200_000
+
+
+def test_a_dead_reader_is_waited_for_once() -> None:
+    with unread(os.pipe):
+        log.info("x" * 200_000)
+        began = time.monotonic()
+        for _ in range(200):
+            log.info("lost")
+        assert time.monotonic() - began < 200 * PATIENCE / 4
+        assert ours()[0].lost == 201
+
+
+def test_two_processes_that_fill_the_same_pipe_do_not_block_each_other() -> None:
+    code = (
+        "import logging, sys; from holdfast.telemetry.logs import configure; configure(format='text')\n"
+        "for _ in range(20000): logging.info('x' * 30)"
+    )
+    reader, writer = os.pipe()
+    try:
+        many = [subprocess.Popen([sys.executable, "-c", code], stderr=writer) for _ in range(3)]
+        assert [process.wait(60) for process in many] == [0, 0, 0]
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_the_descriptor_stays_as_it_is_for_those_who_share_it() -> None:
+    with unread(os.pipe) as (_, stream):
+        log.info("hello")
+        assert os.get_blocking(stream.fileno())
+
+
+def test_a_regular_file_gets_everything(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="ascii") as stream:
+        configure(format="text", stream=stream)
+        for number in range(1000):
+            log.info("grüße %d %s", number, "x" * 6000)
+        assert ours()[0].lost == 0
+    text = (tmp_path / "log").read_text()
+    assert re.findall(r"gr\\xfc\\xdfe (\d+) x{6000}$", text, re.MULTILINE) == [str(number) for number in range(1000)]
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])

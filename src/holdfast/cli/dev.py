@@ -14,7 +14,7 @@ from holdfast.cli.changes import saved
 from holdfast.cli.exitcode import START, CommandError
 from holdfast.cli.options import options_of
 from holdfast.cli.run import CONFIG_HELP
-from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, rehearse, settle, take_over
+from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, read, rehearse, settle, take_over
 from holdfast.cli.settings import CONFIG_VARIABLE, SettingsSource
 from holdfast.core.errors import ConfigError
 from holdfast.core.event import Event
@@ -58,7 +58,7 @@ def dev(config: str | None, watch: tuple[Path, ...], **flags: Any) -> int:
     resumed = take_over()
     directory = settle(resumed)
     source = SettingsSource(flags, config=config, directory=directory, presets=PRESETS)
-    settings = source.read()
+    settings = read(source, resumed)
     if resumed is not None and resumed.trial:
         rehearse(resumed, settings)
         return 0

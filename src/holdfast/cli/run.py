@@ -7,7 +7,7 @@ import click
 
 from holdfast.cli.exitcode import START, CommandError
 from holdfast.cli.options import options_of
-from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, rehearse, settle, take_over
+from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, read, rehearse, settle, take_over
 from holdfast.cli.settings import CONFIG_VARIABLE, SettingsSource
 from holdfast.core.errors import ConfigError
 from holdfast.supervisor.master import Supervisor
@@ -33,7 +33,7 @@ def run(config: str | None, **flags: Any) -> int:
     demand(*ENGINE)
     resumed = take_over()
     source = SettingsSource(flags, config=config, directory=settle(resumed))
-    settings = source.read()
+    settings = read(source, resumed)
     if resumed is not None and resumed.trial:
         rehearse(resumed, settings)
         return 0

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from holdfast.cli.exitcode import FAILED, CommandError
-from holdfast.core.errors import BootError
+from holdfast.core.errors import BootError, ConfigError
 
 if TYPE_CHECKING:
+    from holdfast.cli.settings import SettingsSource
     from holdfast.supervisor.settings import Settings
     from holdfast.supervisor.upgrade import Resumed
 
@@ -57,13 +58,22 @@ def settle(resumed: "Resumed | None") -> Path:
 
 def rehearse(resumed: "Resumed", settings: "Settings") -> None:
     """In the trial before an upgrade: say that this code can take over. Raises BootError when it must not."""
-    from holdfast.supervisor.address import parse_bind
-
-    held = [one.requested for one in resumed.listeners]
-    wanted = [str(parse_bind(text)) for text in settings.bind]
-    if held != wanted and not all(text.startswith("fd:") for text in held):
-        raise BootError(f"bind has changed from {', '.join(held)} to {', '.join(wanted)}; stop and start to change it")
+    resumed.check(settings)
     print("ready to take over")
+
+
+def read(source: "SettingsSource", resumed: "Resumed | None") -> "Settings":
+    """The settings; after a re-exec, if they cannot be read just now, those of before: the service must go on."""
+    try:
+        return source.read()
+    except ConfigError as exc:
+        if resumed is None or resumed.trial:
+            raise
+        from holdfast.config.settings import restore
+        from holdfast.supervisor.settings import Settings
+
+        print(f"holdfast: {exc}; the settings of before the upgrade stay", file=sys.stderr)
+        return restore(Settings, resumed.settings)
 
 
 def configure_log(settings: "Settings") -> None:

@@ -1,6 +1,7 @@
 """The application inside a worker: loaded, started, served and drained."""
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -13,11 +14,14 @@ from holdfast.core.errors import BootError
 from holdfast.core.watch import Watch
 from holdfast.server.http.engine import HttpEngine
 from holdfast.server.http.state import Listening
-from holdfast.server.http.tls import TlsSettings, make_context, watch_certificates
+from holdfast.server.http.tls import POLL_INTERVAL, TlsSettings, make_context, watch_certificates
 from holdfast.service.interface import ASGIApp, WSGIApp, load
 from holdfast.service.lifecycle import Lifecycle, Limits
 from holdfast.service.probes import HealthRoutes
+from holdfast.supervisor import machine
 from holdfast.supervisor.channel import Beat, Booting, Message, Retire, Start
+
+logger = logging.getLogger("holdfast.worker")
 
 MIN_ENDING = 1.0
 """Seconds that ending the app has at least, even when its requests have used up the drain."""
@@ -55,7 +59,7 @@ class Application:
             wsgi=self._bridge,
         )
 
-    async def start(self, say: Callable[[Message], None]) -> None:
+    async def start(self, say: Callable[[Message], object]) -> None:
         """Resources, lifespan, background work, first checks, probe. Raises BootError."""
         lifecycle = self._running
         settings = self._settings
@@ -109,7 +113,7 @@ class Application:
     def beat(self, lag: float) -> Beat:
         """The counters of this moment."""
         if self._engine is None or self._lifecycle is None:
-            return Beat(lag=lag, health="starting")
+            return Beat(memory=machine.memory(), lag=lag, health="starting")
         state = self._engine.state
         health = self._lifecycle.health.report()
         return Beat(
@@ -120,6 +124,7 @@ class Application:
             migrated=state.migrated,
             refused=state.refused,
             failed=state.failed,
+            memory=machine.memory(),
             lag=lag,
             health=health.status,
             checks=tuple(f"{check.name}: {check.reason}" for check in health.checks if check.status == "fail"),
@@ -129,6 +134,11 @@ class Application:
         """Counted from the start of the process: the import has had its part already."""
         limit = self._settings.boot_timeout
         return max(0.1, self._start.began + limit - min(BOOT_MARGIN, limit / 10) - time.monotonic())
+
+    @property
+    def _running_engine(self) -> HttpEngine:
+        assert self._engine is not None
+        return self._engine
 
     @property
     def _running(self) -> Lifecycle:
@@ -174,12 +184,16 @@ class Application:
         )
 
     async def _follow_certificates(self, contexts: Watch[Any]) -> None:
-        assert self._engine is not None
-        async with asyncio.TaskGroup() as group:
-            group.create_task(watch_certificates(self._tls, contexts))
-            async for context in contexts.changes():
-                for listening in self._engine.listeners.values():
-                    listening.tls = context
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(watch_certificates(self._tls, contexts))
+                    async for context in contexts.changes():
+                        for listening in self._running_engine.listeners.values():
+                            listening.tls = context
+            except* Exception:  # found out now rather than when the certificate has expired
+                logger.exception("watching the certificate failed; it is tried again")
+            await asyncio.sleep(POLL_INTERVAL)
 
     def _bridge(self, app: WSGIApp) -> ASGIApp:
         try:

@@ -54,7 +54,11 @@ class Booting(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """The worker accepts connections."""
+    """The worker could accept connections."""
+
+
+class Serve(Message, frozen=True):
+    """The worker has its slot: it may accept. Until then it is ready and takes nothing."""
 
 
 class Failed(Message, frozen=True):
@@ -74,6 +78,7 @@ class Beat(Message, frozen=True):
     migrated: int = 0
     refused: int = 0
     failed: int = 0
+    memory: int = 0
     lag: float = 0.0
     health: str = "pass"
     checks: tuple[str, ...] = ()
@@ -111,7 +116,7 @@ class Retired(Message, frozen=True):
     migrated: int
 
 
-AnyMessage = Start | Booting | Ready | Failed | Beat | Leave | LameDuck | Retire | Draining | Retired
+AnyMessage = Start | Booting | Ready | Serve | Failed | Beat | Leave | LameDuck | Retire | Draining | Retired
 
 
 def _encode_special(value: Any) -> Any:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -58,6 +59,7 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._followers: dict[asyncio.Task[Any], asyncio.Queue[Event | None]] = {}
         self._clients: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.StreamWriter] = set()
 
     async def open(self, fd: int | None = None) -> None:
         """Listen. ``fd`` is the socket of before a re-exec. Raises ConfigError when another supervisor is running."""
@@ -138,6 +140,7 @@ class ControlServer:
                 if request.op == "events":
                     await self._follow(task, reader, writer)
                 else:
+                    self._waiting.add(writer)
                     await self._conclude(writer, self._do(request, writer))
         except (TimeoutError, ValueError, msgspec.DecodeError) as exc:
             with contextlib.suppress(ConnectionError):
@@ -149,7 +152,15 @@ class ControlServer:
             raise
         finally:
             self._followers.pop(task, None)
+            self._waiting.discard(writer)
             writer.close()
+
+    def dismiss(self, kept: int | None) -> None:
+        """Before a re-exec: commands that wait for their turn are told that it does not come."""
+        reason = "the supervisor was upgraded before this command had its turn; give it again"
+        for writer in self._waiting:
+            if writer.get_extra_info("socket").fileno() != kept:
+                writer.write(msgspec.json.encode({"error": {"reason": reason, "detail": ""}}) + b"\n")
 
     async def _conclude(self, writer: asyncio.StreamWriter, work: Any) -> None:
         try:
@@ -246,9 +257,15 @@ def make_private(directory: Path) -> None:
     """Make the directory, for its owner only. Raises ConfigError when it belongs to somebody else."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = directory.stat().st_uid
+        found = directory.lstat()
     except OSError as exc:
         raise ConfigError("control", str(directory), "a directory that can be made", hint=str(exc)) from exc
+    owner = found.st_uid
+    writable = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+    if not stat.S_ISDIR(found.st_mode) or writable:
+        raise ConfigError(
+            "control", str(directory), "a directory, no link, that nobody else can write", hint="set --control"
+        )
     if owner not in (0, os.getuid()):
         raise ConfigError(
             "control", str(directory), "a directory of this user", hint=f"it belongs to user {owner}; set --control"

@@ -12,7 +12,6 @@ do not raise.
 
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -29,7 +28,7 @@ __all__ = [
     "memory_limit",
     "pin",
     "restore_priority",
-    "rss",
+    "memory",
     "worker_count",
 ]
 
@@ -48,7 +47,6 @@ _UNLIMITED = 1 << 60
 """Version 1 says "no limit" as the largest page-aligned number; no machine has an exbibyte."""
 
 _MAX_RESTORE_PASSES = 8
-_PS_TIMEOUT = 1.0
 
 
 class _Mount(NamedTuple):
@@ -131,16 +129,17 @@ def pin(pid: int, slot: int, cpus: Sequence[int] | None = None) -> bool:
     return True
 
 
-def rss(pid: int) -> int:
-    """Resident memory of `pid` in bytes, 0 when unknown or gone.
+def memory() -> int:
+    """Resident memory of this process in bytes, 0 when unknown. Returns at once.
 
-    Linux reads /proc and returns at once. Elsewhere it runs ps(1), which takes milliseconds and at most a
-    second: call it from a thread there.
+    Where there is no /proc it is the largest it has been so far, which is what getrusage(2) tells.
     """
-    if sys.platform != "linux":
-        return _rss_by_ps(pid)
-    fields = _read(Path(f"/proc/{pid}/statm")).split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+    fields = _read(Path("/proc/self/statm")).split()
+    if len(fields) > 1:
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource  # Unix only, as is this whole room
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def lower_priority() -> Priority | None:
@@ -306,17 +305,6 @@ def _machine_memory() -> int | None:
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
     return pages * size if pages > 0 and size > 0 else None
-
-
-def _rss_by_ps(pid: int) -> int:
-    try:
-        answer = subprocess.run(
-            ["/bin/ps", "-o", "rss=", "-p", str(pid)], capture_output=True, timeout=_PS_TIMEOUT, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    text = answer.stdout.strip()
-    return int(text) * 1024 if text.isdigit() else 0
 
 
 def _read(path: Path) -> str:

@@ -15,6 +15,7 @@ from holdfast.core.errors import BootError, ConfigError, HoldfastError
 from holdfast.core.event import Event, Listeners
 from holdfast.supervisor import machine
 from holdfast.supervisor.admin import Admin
+from holdfast.supervisor.children import Children
 from holdfast.supervisor.control import ControlServer
 from holdfast.supervisor.front import Front
 from holdfast.supervisor.pool import WorkerPool
@@ -31,7 +32,7 @@ from holdfast.supervisor.status import (
     describe,
 )
 from holdfast.supervisor.systemd import Notifier, scrub
-from holdfast.supervisor.upgrade import Resumed, hand_over, try_out
+from holdfast.supervisor.upgrade import Resumed, hand_over, hold_signals, release_signals, try_out
 
 logger = logging.getLogger("holdfast.supervisor")
 
@@ -39,6 +40,8 @@ EXAMINE_INTERVAL = 0.25
 """Seconds between two looks at the workers."""
 HANDSHAKE_GRACE = 0.25
 """Seconds for handshakes under way, once no new ones begin: several round trips on any network near by."""
+EXTENSION = 30.0
+"""Seconds by which the service manager is asked for patience while the first workers boot."""
 HISTORY = 200
 """Events kept for those who ask later."""
 MAX_SCALE = 1024
@@ -87,10 +90,11 @@ class Supervisor:
         self._stopping: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[object] | None = None
         self._reload_again = False
+        self._change = 0
         self._tasks: set[asyncio.Task[object]] = set()
         self.began = resumed.began if resumed else time.monotonic()
         self._examined = 0.0
-        self._children: dict[int, asyncio.Future[int]] = {}
+        self.children = Children()
 
     # -- life
 
@@ -145,7 +149,12 @@ class Supervisor:
         if resumed is not None:
             resumed.adopt_workers(self.pool)
         await self.control.open(resumed.control_fd if resumed else None)
-        await self.admin.open(resumed.admin_fds if resumed else ())
+        try:
+            await self.admin.open(resumed.admin_fds if resumed else ())
+        except ConfigError:
+            if resumed is None:
+                raise
+            logger.exception("the admin address is lost, the service goes on")
 
     async def _first_generation(self) -> None:
         wanted = self._count(self.settings)
@@ -208,12 +217,17 @@ class Supervisor:
                 if self._stopping is not None:
                     why, detail = "the service is stopping", ""
                 outcome = Outcome(False, number, time.monotonic() - began, time.time(), why, detail)
+                self.pool.refused_code = isinstance(exc, BootError)
                 self.events.emit(lambda: GenerationRefused(time.time(), number, why, detail))
             else:
+                if settings.workers != self.settings.workers:
+                    self.scaled = None
                 self.settings = settings
+                self.pool.refused_code = False
                 outcome = Outcome(True, number, time.monotonic() - began, time.time())
+            finally:
+                self._notifier.ready(self._summary())
             self.last_reload = outcome
-            self._notifier.ready(self._summary())
             return outcome
 
     async def upgrade(self, reason: str, *, reload: bool = True, reply_to: int | None = None) -> None:
@@ -226,10 +240,20 @@ class Supervisor:
             self._not_stopping()
             self._notifier.reloading(time.monotonic_ns() // 1000)
             try:
+                await hold_signals(self)
+                self._not_stopping()
                 hand_over(self, reload=reload, reply_to=reply_to)
             finally:  # still here: the old code goes on
+                release_signals()
                 self._notifier.ready(self._summary())
                 self.pool.fill_empty("its boot was called off for an upgrade that failed")
+
+    def waiting_signals(self) -> list[signal.Signals]:
+        """Signals whose effect waits for its turn: a successor has to hear them again."""
+        waiting = [signal.SIGHUP] if self._reloading is not None and not self._reloading.done() else []
+        if self._change:
+            waiting.append(signal.SIGTTIN if self._change > 0 else signal.SIGTTOU)
+        return waiting
 
     async def scale(self, wanted: int) -> None:
         """Have so many workers, through reloads too. BootError when one fails, ConfigError for a wrong number."""
@@ -238,7 +262,9 @@ class Supervisor:
 
     async def scale_by(self, change: int) -> None:
         """The same, counted from those there are when its turn has come."""
+        self._change += change
         async with self._operation:
+            self._change -= change
             await self._scale(len(self.pool.slots) + change)
 
     async def _scale(self, wanted: int) -> None:
@@ -259,6 +285,12 @@ class Supervisor:
         """Stop without losing a request; once begun it goes on by itself."""
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop(reason, hurry), name="stop")
+            self._stopping.add_done_callback(self._stopped)
+
+    def _stopped(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("the orderly stop failed", exc_info=exc)
+            self.stop_at_once()
 
     def stop_at_once(self) -> None:
         """Kill the workers and end."""
@@ -308,31 +340,12 @@ class Supervisor:
     # -- what it watches
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self.pool.reaped(pid, status)
-            ended = self._children.pop(pid, None)
-            if ended is not None and not ended.done():
-                ended.set_result(status)
-
-    def expect_child(self, pid: int) -> "asyncio.Future[int]":
-        """The wait status of a child that is not a worker, once it has ended."""
-        return self._children.setdefault(pid, asyncio.get_running_loop().create_future())
-
-    def kill_child(self, pid: int) -> None:
-        """End such a child, unless it has ended."""
-        if pid in self._children:
-            os.kill(pid, signal.SIGKILL)
+        self.children.reap(self.pool.reaped)
 
     async def _examine(self) -> None:
         loop = asyncio.get_running_loop()
         interval = self._notifier.watchdog_interval
-        watchdog_due = 0.0
+        watchdog_due = extend_due = 0.0
         self._examined = loop.time()
         while True:
             await asyncio.sleep(EXAMINE_INTERVAL)
@@ -342,6 +355,9 @@ class Supervisor:
                     worker.beat_at = max(worker.beat_at, now)
             self._examined = now
             self.pool.examine(now)
+            if self.state == "starting" and now >= extend_due:
+                extend_due = now + EXTENSION / 2
+                self._notifier.extend_timeout(EXTENSION)  # many workers that boot are progress
             if interval is not None and now >= watchdog_due:
                 watchdog_due = now + interval
                 self._notifier.watchdog()
@@ -364,7 +380,6 @@ class Supervisor:
     def _count(self, settings: Settings) -> int:
         if self.scaled is not None and settings.workers == self.settings.workers:
             return self.scaled  # a command's word stands until the setting itself changes
-        self.scaled = None
         wanted = machine.worker_count() if settings.workers == "auto" else settings.workers
         if not 1 <= wanted <= MAX_SCALE:
             raise ConfigError("workers", wanted, f"a number from 1 to {MAX_SCALE}, or auto")
@@ -387,8 +402,13 @@ class Supervisor:
     def _own(self, work: Coroutine[Any, Any, object]) -> "asyncio.Task[object]":
         task: asyncio.Task[object] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: "asyncio.Task[object]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("a command failed", exc_info=exc)
 
     async def _try(self, work: Coroutine[Any, Any, object]) -> None:
         """For a signal nobody waits for the answer: it goes to the log."""

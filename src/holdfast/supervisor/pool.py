@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.core.errors import BootError, ConfigError
 from holdfast.core.event import Listeners
 from holdfast.supervisor import machine
-from holdfast.supervisor.channel import LameDuck, Retire, Socket, Start
+from holdfast.supervisor.channel import LameDuck, Retire, Serve, Socket, Start
 from holdfast.supervisor.process import EXIT_LIMIT, Worker, spawn
 from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.slot import Slot, reason_to_recycle, restart_pause
@@ -49,6 +49,8 @@ class WorkerPool:
         self.hangs = 0
         self.stopping = False
         self.lame = False
+        self.refused_code = False
+        """What is on disk was refused: a replacement would run it, so workers that serve well are left alone."""
         self._sockets = tuple(sockets)
         self._intake = intake
         self._directory = directory
@@ -62,8 +64,10 @@ class WorkerPool:
     async def boot(self, slot: int, generation: int, settings: Settings) -> Worker:
         """Start a worker and wait until it is ready. Raises BootError with the reason; then the worker is gone.
 
-        A cancellation ends the worker: one that is ready serves already, so it drains.
+        It accepts nothing before ``install``. A cancellation ends the worker.
         """
+        if self.stopping:
+            raise BootError("the service is stopping")
         now = _now()
         start = Start(settings, slot, generation, self._directory, self._sockets, self._intake, now)
         self.serial += 1
@@ -94,8 +98,12 @@ class WorkerPool:
         raise error
 
     def install(self, slot: Slot, worker: Worker, reason: str) -> None:
-        """Give the slot to a worker that is ready; the one that had it drains."""
+        """Give the slot to a worker that is ready: it begins to accept, and the one that had it drains."""
+        if self.stopping:
+            self.dismiss(worker, "the service is stopping")
+            return
         old, slot.worker = slot.worker, worker
+        worker.send(Serve())
         slot.trouble = ""
         slot.jitter = self._rng.uniform(-1, 1) * self.settings.recycle_jitter
         if self.lame:
@@ -123,7 +131,7 @@ class WorkerPool:
         worker.kill_at = now + limit + KILL_MARGIN
 
     def dismiss(self, worker: Worker, reason: str) -> None:
-        """Be rid of a new worker that is not wanted after all. A ready one has taken connections: it drains."""
+        """Be rid of a new worker that is not wanted after all. One that is ready ends its app first."""
         if worker.state == "ready":
             self.retire(worker, reason)
         elif worker.state == "booting":
@@ -292,7 +300,8 @@ class WorkerPool:
                 worker.hung = False  # it came back; its replacement is under way and lets it drain
         for slot in self.slots:
             reason = reason_to_recycle(slot, self.settings)
-            if reason and slot.filling is None:
+            wanted = slot.worker is not None and slot.worker.leaving  # anything else can wait for a good deploy
+            if reason and slot.filling is None and (wanted or not self.refused_code):
                 self.fill(slot, reason)
 
     async def _hung(self, worker: Worker, seconds: float) -> None:
@@ -301,9 +310,9 @@ class WorkerPool:
         stacks = await worker.stacks()
         self._events.emit(lambda: WorkerHung(time.time(), worker.slot, worker.pid, seconds, stacks))
         slot = next((slot for slot in self.slots if slot.worker is worker), None)
-        if slot is not None:
+        if slot is not None and not self.stopping:
             self.fill(slot, f"the worker before it hung for {seconds:.1f} s")
-        elif worker.state == "draining":
+        if worker.state == "draining" or self.stopping:
             worker.kill()
 
     async def _end(self, worker: Worker) -> None:
@@ -340,6 +349,8 @@ class WorkerPool:
             if worker.state in ("ready", "draining"):
                 worker.state = "draining"
                 worker.send(Retire(within, False, grace, reason))
+                if worker.hung and now - worker.beat_at > self.settings.hang_timeout:
+                    worker.kill()
             worker.kill_at = min(worker.kill_at, now + within + KILL_MARGIN)
         last = now + within + 2 * KILL_MARGIN
         for worker in list(self.workers.values()):

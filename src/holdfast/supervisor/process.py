@@ -105,7 +105,7 @@ class Worker:
             except ValueError:
                 name = f"signal {number}"
             if number == signal.SIGKILL:
-                name += ", sent by the supervisor" if self.killed else " (the kernel's out-of-memory killer does that)"
+                name += ", sent by the supervisor" if self.killed else " (perhaps by the kernel, out of memory)"
             return f"was ended by {name}"
         return f"exited with status {os.waitstatus_to_exitcode(status)}"
 
@@ -128,6 +128,8 @@ class Worker:
 
         Empty when none came: the process is stopped, or in an uninterruptible wait.
         """
+        if self.gone.is_set():  # its file is closed, the number may be another's
+            return ""
         self.clear_dump()
         self.kill(DUMP_SIGNAL)
         seen = -1

@@ -99,7 +99,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     def fixed(self) -> dict[str, object]:
         """What a running supervisor cannot change: a reload that finds it changed is refused."""
         names = ("name", "bind", "admin", "control", "backlog", "unix_mode")
-        return {name: value for name, value in structs.asdict(self).items() if name in names}
+        fixed = {name: value for name, value in structs.asdict(self).items() if name in names}
+        # Connections are handed from worker to worker as they are: encrypted or not.
+        return {**fixed, "tls_certificate": "set" if self.tls_certificate else "not set"}
 
 
 def _plain(value: object) -> object:

@@ -2,7 +2,6 @@
 
 import asyncio
 
-from holdfast.supervisor import machine
 from holdfast.supervisor.process import Worker
 from holdfast.supervisor.settings import Settings
 
@@ -58,6 +57,6 @@ def reason_to_recycle(slot: Slot, settings: Settings) -> str:
         return worker.leaving
     if settings.max_requests and worker.beat.requests >= settings.max_requests * share:
         return f"it served {worker.beat.requests} requests"
-    if settings.max_memory and (memory := machine.rss(worker.pid)) >= settings.max_memory * share:
-        return f"it holds {memory >> 20} MiB of memory"
+    if settings.max_memory and worker.beat.memory >= settings.max_memory * share:
+        return f"it holds {worker.beat.memory >> 20} MiB of memory"
     return ""

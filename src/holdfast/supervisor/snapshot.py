@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 import holdfast
-from holdfast.supervisor import machine
 from holdfast.supervisor.process import Worker
 from holdfast.supervisor.status import Status, WorkerStatus
 
@@ -54,7 +53,7 @@ def _look(worker: Worker, now: float) -> WorkerStatus:
         connections=beat.connections,
         migrated=beat.migrated,
         failed=beat.failed,
-        memory=machine.rss(worker.pid),
+        memory=beat.memory,
         lag=beat.lag,
         silent=now - worker.beat_at,
         health=beat.health,

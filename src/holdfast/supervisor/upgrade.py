@@ -2,18 +2,21 @@
 
 import asyncio
 import base64
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from holdfast.config.settings import dump
 from holdfast.core.errors import BootError
 from holdfast.supervisor.process import Worker, anonymous_file
+from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.sockets import adopt, parse_bind
 from holdfast.supervisor.status import Outcome
 
@@ -30,6 +33,8 @@ FORMAT = 1
 """Of the state. A successor that does not know it refuses in the trial, where nothing is lost."""
 TRIAL_LIMIT = 30.0
 """Seconds for the trial of the new code."""
+SIGNAL_TURNS = 4
+"""Turns of the loop after which a signal that had come has been handled: it passes a pipe and two queues."""
 MAX_STATE = 16 << 20
 HELD_SIGNALS = (
     signal.SIGTERM,
@@ -90,6 +95,8 @@ class Resumed(msgspec.Struct, frozen=True):
     began: float
     scaled: int | None
     lame: bool
+    fixed: dict[str, Any]
+    settings: dict[str, Any]
     reload: bool
     reply_fd: int | None
     last_reload: Outcome | None
@@ -123,6 +130,14 @@ class Resumed(msgspec.Struct, frozen=True):
             pool.workers[held.pid] = worker
             if held.current:
                 pool.slots[held.slot].worker = worker
+            elif worker.state == "ready":  # its slot had not been given to it yet
+                pool.dismiss(worker, "the supervisor was upgraded")
+
+    def check(self, settings: Settings) -> None:
+        """Raise BootError when these settings are not those of the running service, where they have to be."""
+        for name, value in msgspec.to_builtins(settings.fixed()).items():
+            if name in self.fixed and value != self.fixed[name]:
+                raise BootError(f"{name} has changed from {self.fixed[name]} to {value}; stop and start to change it")
 
 
 def read_state(environment: dict[str, str]) -> Resumed | None:
@@ -162,12 +177,14 @@ async def try_out(supervisor: "Supervisor", *, reload: bool, reply_to: int | Non
             )
         except OSError as exc:
             raise BootError(f"the new interpreter {sys.executable} cannot be started: {exc}") from exc
-        ended = supervisor.expect_child(pid)
+        finally:
+            os.set_inheritable(state, False)
+        ended = supervisor.children.expect(pid)
         try:
             async with asyncio.timeout(TRIAL_LIMIT):
                 status = os.waitstatus_to_exitcode(await ended)
         except BaseException as exc:
-            supervisor.kill_child(pid)
+            supervisor.children.kill(pid)
             if isinstance(exc, TimeoutError):
                 raise BootError(f"the trial of the new code did not end within {TRIAL_LIMIT:g} s") from None
             raise
@@ -179,33 +196,48 @@ async def try_out(supervisor: "Supervisor", *, reload: bool, reply_to: int | Non
         os.close(output)
 
 
+async def hold_signals(supervisor: "Supervisor") -> None:
+    """Leave further signals to the kernel until ``release_signals`` or a successor takes them, and let those that have
+    come already take effect."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    for _ in range(SIGNAL_TURNS):
+        await asyncio.sleep(0)
+    for number in supervisor.waiting_signals():
+        signal.raise_signal(number)  # blocked: it waits for the successor
+
+
+def release_signals() -> None:
+    """Nothing was handed over: what has come meanwhile takes effect now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+
+
 def hand_over(supervisor: "Supervisor", *, reload: bool, reply_to: int | None) -> None:
     """Replace this program. Returns only by raising BootError; the boots under way have then been called off."""
     supervisor.pool.forget_booting()
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-    resumed = _collect(supervisor, reload=reload, reply_to=reply_to, trial=False)
-    state = _write_state(resumed)
-    kept = [
-        state,
-        *(held.fd for held in resumed.listeners),
-        *resumed.intake,
-        resumed.control_fd,
-        *resumed.admin_fds,
-        *(fd for held in resumed.workers for fd in (held.channel, held.dump)),
-        *(() if reply_to is None else (reply_to,)),
-    ]
-    for fd in kept:
-        os.set_inheritable(fd, True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    kept: list[int] = []
     try:
-        os.execve(sys.executable, _arguments(supervisor), _environment(supervisor, state))  # noqa: S606 - that is the point
+        resumed = _collect(supervisor, reload=reload, reply_to=reply_to, trial=False)
+        state = _write_state(resumed)
+        kept = [
+            state,
+            *(held.fd for held in resumed.listeners),
+            *resumed.intake,
+            resumed.control_fd,
+            *resumed.admin_fds,
+            *(fd for held in resumed.workers for fd in (held.channel, held.dump)),
+            *(() if reply_to is None else (reply_to,)),
+        ]
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        supervisor.control.dismiss(reply_to)
+        os.execve(sys.executable, _arguments(supervisor), _environment(supervisor, state))  # noqa: S606 - the point
     except OSError as exc:
         for fd in kept:
-            os.set_inheritable(fd, False)
-        os.close(state)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-        raise BootError(f"{sys.executable} cannot be executed: {exc}; the old code stays") from exc
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)
+        if kept:
+            os.close(kept[0])
+        raise BootError(f"{sys.executable} cannot take over: {exc}; the old code stays") from exc
 
 
 def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, trial: bool) -> Resumed:
@@ -249,6 +281,8 @@ def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, tr
         began=supervisor.began,
         scaled=supervisor.scaled,
         lame=pool.lame,
+        fixed=msgspec.to_builtins(supervisor.settings.fixed()),
+        settings=dump(supervisor.settings),
         reload=reload,
         reply_fd=reply_to,
         last_reload=supervisor.last_reload,

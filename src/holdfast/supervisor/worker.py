@@ -32,6 +32,7 @@ from holdfast.supervisor.channel import (
     Ready,
     Retire,
     Retired,
+    Serve,
     Start,
     frame,
     read_start,
@@ -59,24 +60,29 @@ EXIT_ORPHAN = 4
 class WorkerProcess:
     """From the first word of the supervisor to the end of the process."""
 
-    def __init__(self, start: Start, sock: socket.socket) -> None:
+    def __init__(self, start: Start, sock: socket.socket, serving: threading.Event) -> None:
+        """``serving`` is set once connections are accepted: from then on an orphan has something to finish."""
         self.start = start
         self.settings = start.settings
         self._sock = sock
         self._drain = Drain()
         self._retire: asyncio.Future[Retire] | None = None
+        self._serve: asyncio.Future[None]
+        self._serving = serving
         self._channel: Channel | None = None
         self._application: Application | None = None
         self._beat_due = 0.0
         self._lag = 0.0
 
-    def say(self, message: Message) -> None:
-        """Before the loop runs the socket is written directly; afterwards the channel does it."""
+    def say(self, message: Message) -> bool:
+        """Directly to the socket before the loop runs, then through the channel. False when nobody hears."""
         if self._channel is not None:
-            self._channel.send(message)
-        else:
-            with contextlib.suppress(OSError):
-                self._sock.sendall(frame(message))
+            return self._channel.send(message)
+        try:
+            self._sock.sendall(frame(message))
+        except OSError:
+            return False
+        return True
 
     def run(self) -> int:
         """The whole life; returns the exit status."""
@@ -98,6 +104,7 @@ class WorkerProcess:
     async def _live(self, booted: Callable[[], Any]) -> int:
         loop = asyncio.get_running_loop()
         self._retire = loop.create_future()
+        self._serve = loop.create_future()
         self._channel = Channel(self._sock, self._hear, self._orphaned)
         loop.add_signal_handler(signal.SIGTERM, self._asked_to_leave)
         application = self._application
@@ -107,12 +114,17 @@ class WorkerProcess:
             beats = loop.create_task(self._beats(), name="holdfast heartbeat")
             try:
                 await application.start(self.say)
-                if not self._retire.done():
-                    _tune_collector()
-                    booted()
-                    await application.serve()
-                    self.say(Ready())
-                    self.say(application.beat(self._lag))
+                _tune_collector()
+                booted()
+                self.say(application.beat(self._lag))
+                self.say(Ready())
+                decision: set[asyncio.Future[Any]] = {self._retire, self._serve}
+                await asyncio.wait(decision, return_when=asyncio.FIRST_COMPLETED)
+                if not self._serve.done():  # not wanted after all, or orphaned: it has taken nothing
+                    await application.abort()
+                    return 0
+                await application.serve()
+                self._serving.set()
                 order = await self._retire
                 loop.call_soon(self.say, Draining())  # once the drain has come to its first wait
                 unfinished, migrated = await application.drain(order)
@@ -151,6 +163,9 @@ class WorkerProcess:
             case LameDuck(on):
                 if self._application is not None:
                     self._application.lame_duck(on)
+            case Serve():
+                if not self._serve.done():
+                    self._serve.set_result(None)
             case Retire():
                 self._order(message)
             case _:
@@ -182,7 +197,8 @@ class WorkerProcess:
 
     def _report(self, reason: str, detail: str) -> None:
         detail = detail[-MAX_DETAIL:]
-        self.say(Failed(reason[:1024], detail))  # the supervisor logs it, once
+        if not self.say(Failed(reason[:1024], detail)):  # otherwise the supervisor logs it
+            logger.error("%s%s", reason, f"\n{detail}" if detail else "")
 
 
 def main() -> int:
@@ -210,17 +226,27 @@ def main() -> int:
         level=settings.log_level,
         labels={"service": settings.service_name, "worker": start.slot, "generation": start.generation},
     )
+    serving = threading.Event()
+    lifeline = os.dup(sock.fileno())  # its own: the channel closes the other one
     limit = settings.stop_timeout + ORPHAN_MARGIN
-    threading.Thread(target=_end_with_supervisor, args=(sock.fileno(), limit), daemon=True, name="lifeline").start()
+    listeners = _inodes(*(entry.fd for entry in start.sockets))
+    threading.Thread(
+        target=_end_with_supervisor, args=(lifeline, limit, serving, listeners), daemon=True, name="lifeline"
+    ).start()
+    ours = listeners | _inodes(sock.fileno(), lifeline, *start.intake)
+    os.register_at_fork(after_in_child=lambda: _let_go(ours))  # an app's child may outlive the service
     sys.argv[:] = [settings.app]
-    return WorkerProcess(start, sock).run()
+    return WorkerProcess(start, sock, serving).run()
 
 
-def _end_with_supervisor(fd: int, limit: float) -> None:
-    """In a thread of its own: an orphan whose loop is blocked ends too, only later."""
+def _end_with_supervisor(fd: int, limit: float, serving: threading.Event, listeners: dict[int, int]) -> None:
+    """In a thread of its own: an orphan whose loop is blocked ends too, only later. One that has not accepted anything
+    yet gives the address free at once."""
     poller = select.poll()
     poller.register(fd, 0)  # a hang-up is reported without being asked for
     poller.poll()
+    if not serving.is_set():
+        _let_go(listeners)
     time.sleep(limit)
     os._exit(EXIT_ORPHAN)
 
@@ -229,6 +255,18 @@ def _named(unfinished: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..." for name in unfinished)
     more = len(names) - MAX_UNFINISHED
     return (*names[:MAX_UNFINISHED], f"and {more} more") if more > 0 else names
+
+
+def _inodes(*descriptors: int) -> dict[int, int]:
+    return {fd: os.fstat(fd).st_ino for fd in descriptors}
+
+
+def _let_go(descriptors: dict[int, int]) -> None:
+    """Close this process's copies, unless a number is another file's by now."""
+    for fd, inode in descriptors.items():
+        with contextlib.suppress(OSError):
+            if os.fstat(fd).st_ino == inode:
+                os.close(fd)
 
 
 def _tune_collector() -> None:

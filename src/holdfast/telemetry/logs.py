@@ -1,13 +1,18 @@
 """Log set-up for the supervisor and its workers: readable text, or one JSON object a line.
 
 It is the standard library's logging with one handler on the root. A log line never raises into the code that
-wrote it: a stream that is closed or broken costs the line, nothing else.
+wrote it, and never holds it up: a stream that is closed, broken or not read costs the line, nothing else.
 """
 
 import contextlib
+import errno
+import io
 import logging
+import os
+import select
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -22,6 +27,12 @@ TEXT_LABELS: Final[dict[str, str]] = {"worker": "w", "generation": "g"}
 """Labels that text shows with a letter in front (``w1 g3``); others appear as their bare value."""
 MESSAGE_LIMIT: Final = 256 * 1024
 """Characters of a message or a stack that are written; the rest is cut off."""
+PAUSE: Final = 0.001
+"""Seconds to the next try when a stream that said it has room had none for what came."""
+PATIENCE: Final = 0.05
+"""Seconds that writers wait, all told, for a reader that is behind, so that a burst does not outrun a living one."""
+PATIENCE_INTERVAL: Final = 5.0
+"""Seconds until that much may be waited again; only once a line has gone out, so nobody waits for a dead reader."""
 COLOURS: Final[dict[int, str]] = {
     logging.DEBUG: "\x1b[2m",
     logging.WARNING: "\x1b[33m",
@@ -66,34 +77,107 @@ def configure(
 
 
 class Handler(logging.Handler):
-    """Writes a line and flushes it. Safe from any thread; never raises an ``Exception``, never closes ``stream``."""
+    """Writes each line at once. Safe from any thread; never raises an ``Exception``, never closes ``stream``.
+
+    On a stream with a descriptor it does not wait for a reader, but for ``PATIENCE``: what does not fit is lost,
+    and the next line that fits has one before it that says how many were. The descriptor stays in the mode that
+    it has, since others share it. Its bytes are written past the stream's own buffer.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self.stream = stream
         self.lost = 0
-        """Lines that could not be written."""
+        """Lines that could not be written, or not to their end."""
+        self._untold = 0
+        self._why = ""
+        self._torn = False
+        self._patience = PATIENCE
+        self._patient_again = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
         except Exception as error:  # a bad format string or a __str__ that raises is no reason to lose the place
-            line = self._broken(record, error)
+            place = f"{record.pathname}:{record.lineno}"
+            line = self._plain(record, f"a log line from {place} cannot be formatted: {type(error).__name__}")
         try:
-            self._write(line + "\n")
-        except Exception:  # broken pipe, closed or full: there is nowhere left to complain to
-            self.lost += 1
+            if self._untold:
+                self._write(self._notice())
+                self._untold = 0
+            self._write(line)
+        except BlockingIOError:
+            self._lose("nobody read them")
+        except Exception as error:  # broken pipe, closed or full: there is nowhere left to complain to
+            self._lose(getattr(error, "strerror", None) or type(error).__name__)
+
+    def _lose(self, why: str) -> None:
+        self.lost += 1
+        self._untold += 1
+        self._why = why
+
+    def _notice(self) -> str:
+        what = "1 log line was" if self._untold == 1 else f"{self._untold} log lines were"
+        about = logging.LogRecord(__name__, logging.WARNING, __file__, 0, "", None, None)
+        return self._plain(about, f"{what} lost: {self._why}")
 
     def _write(self, line: str) -> None:
+        descriptor = _descriptor(self.stream)
+        if descriptor is None:
+            self._write_plainly(line + "\n")
+            return
+        # What was torn off ends here; a reader of lines must not take the rest for a part of it.
+        text = f"\n{line}\n" if self._torn else f"{line}\n"
+        data = memoryview(text.encode(self.stream.encoding, "backslashreplace"))
+        own = _reopen(descriptor) if os.isatty(descriptor) else None
+        written = 0
+        try:
+            while written < len(data):
+                self._wait(descriptor)
+                # No more than a pipe that can be written to takes: a longer write could block in the middle.
+                piece = data[written : written + select.PIPE_BUF]
+                try:
+                    written += _put(descriptor, piece) if own is None else os.write(own, piece)
+                except BlockingIOError:  # too little room, or another process was faster
+                    if self._patience <= 0:
+                        raise
+                    time.sleep(PAUSE)
+                    self._spend(PAUSE)
+        finally:
+            if own is not None:
+                os.close(own)
+            if written:
+                self._torn = written < len(data)
+        if self._patience < PATIENCE and time.monotonic() >= self._patient_again:
+            self._patience = PATIENCE
+
+    def _write_plainly(self, line: str) -> None:
         try:
             self.stream.write(line)
         except UnicodeEncodeError:
             self.stream.write(line.encode("ascii", "backslashreplace").decode("ascii"))
         self.stream.flush()
 
-    def _broken(self, record: logging.LogRecord, error: Exception) -> str:
-        message = f"a log line from {record.pathname}:{record.lineno} cannot be formatted: {type(error).__name__}"
-        plain = logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, message, None, None)
+    def _wait(self, descriptor: int) -> None:
+        """Return when something can be written. Raises BlockingIOError when not soon; regular files always can."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        if poll.poll(0):
+            return
+        if self._patience > 0:
+            began = time.monotonic()
+            writable = poll.poll(self._patience * 1000)
+            self._spend(time.monotonic() - began if writable else PATIENCE)
+            if writable:
+                return
+        raise BlockingIOError(errno.EAGAIN, "nobody reads")
+
+    def _spend(self, seconds: float) -> None:
+        self._patience -= seconds
+        self._patient_again = time.monotonic() + PATIENCE_INTERVAL
+
+    def _plain(self, about: logging.LogRecord, message: str) -> str:
+        plain = logging.LogRecord(about.name, about.levelno, about.pathname, about.lineno, message, None, None)
         try:
             return self.format(plain)
         except Exception:  # a label that cannot be shown: the bare message is still better than nothing
@@ -185,6 +269,35 @@ def _cut(text: str) -> str:
 
 def _clean(value: object) -> str:
     return _cut(str(value)).encode("utf-8", "backslashreplace").decode()
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """Where a plain text file writes to; None for anything else, which may do more with a text than write it."""
+    if isinstance(stream, io.TextIOWrapper):
+        with contextlib.suppress(ValueError, OSError):  # closed, or in memory
+            return stream.fileno()
+    return None
+
+
+def _reopen(terminal: int) -> int | None:
+    """The same terminal, opened so that it never blocks: it says that it has room when there is some, not how much."""
+    try:
+        return os.open(os.ttyname(terminal), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # another user's, or another container's
+        return None
+
+
+def _put(descriptor: int, data: memoryview) -> int:
+    """Write without blocking where the system can promise it: another process may have filled the pipe just now."""
+    if sys.platform == "linux":
+        try:
+            return os.pwritev(descriptor, [data], -1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE):
+                raise
+    return os.write(descriptor, data)
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -171,6 +171,7 @@ class Cycle:
         if flow.write_paused and not self.disconnected:
             await flow.drain()
         if self.disconnected:
+            await asyncio.sleep(0)  # an app that sends for ever must not hold the loop
             return
         kind = message["type"]
         if not self.response_started:
@@ -193,6 +194,8 @@ class Cycle:
             self.keep_alive = False  # nobody can tell whether the body will follow
         self.chunked = False  # a start that failed over a bad header may have left it
         self.expected = -1
+        if status < 200:
+            raise RuntimeError(f"{status} is no final status of a response")
         content = [STATUS_LINE[status]]
         for name, value in state.default_headers:
             content += (name, b": ", value, b"\r\n")
@@ -203,10 +206,14 @@ class Cycle:
                 raise RuntimeError(f"invalid character in the response header {name!r}: {value!r}")
             name = name.lower()  # noqa: PLW2901
             if name in _FRAMING:
-                if name == b"content-length" and not declared:
+                if name == b"content-length":
+                    if declared or not value.isdigit():
+                        raise RuntimeError(f"the response declares its length twice, or wrongly: {value!r}")
                     self.expected = int(value)
                     declared = True
                 elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                    if declared:
+                        raise RuntimeError("the response declares both a Content-Length and chunks")
                     self.chunked = declared = True
                     self.expected = -1
                 elif name == b"content-type":

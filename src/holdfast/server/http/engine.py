@@ -27,10 +27,14 @@ logger = logging.getLogger("holdfast.http")
 
 TICK = 0.25
 """Seconds between sweeps; the exactness of every deadline of a connection."""
+TOO_LATE = 0.25
+"""A sweep later than this means that the loop was blocked."""
 ACCEPTS_PER_WAKE = 16
 """Connections taken at one wake-up, so that a burst spreads over the workers."""
 DRAIN_STEP = 0.005
 """Seconds between two tries to hand over the connections that could not go at once."""
+DRAIN_LOOK = 0.02
+"""Seconds between two looks whether the last connection has gone."""
 STEPS_PER_TURN = 64
 """Connections handed over before those that are still busy get their turn of the loop."""
 MIGRATION_PATIENCE = 1.0
@@ -80,6 +84,7 @@ class HttpEngine:
         intake: tuple[socket.socket, socket.socket] | None = None,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
+        tick: float = TICK,
     ) -> None:
         """``intake`` is the (receiving, sending) pair through which workers hand connections to each other."""
         self.listeners = {listening.id: listening for listening in listeners}
@@ -96,6 +101,7 @@ class HttpEngine:
         self._warn_at = 0.0
         self._drain_until = NEVER
         self._alone = False
+        self._tick_interval = tick
         self._ticker: asyncio.TimerHandle | None = None
         self._date_due = 0.0
 
@@ -145,7 +151,8 @@ class HttpEngine:
             elif loop.time() > (refused_since := min(refused_since, loop.time())) + MIGRATION_PATIENCE:
                 logger.warning("nobody takes %d connections over: they are closed politely", len(state.moving))
                 state.migrating = False
-            await asyncio.sleep(0 if state.migrated > before else DRAIN_STEP)
+            waiting = state.moving and state.migrating
+            await asyncio.sleep(0 if state.migrated > before else DRAIN_STEP if waiting else DRAIN_LOOK)
         return await self._cut()
 
     def keep_connections(self, within: float, *, idle_grace: float) -> None:
@@ -188,10 +195,13 @@ class HttpEngine:
         if self._intake is not None:
             self._loop.add_reader(self._intake.fileno(), self._take_in)
 
-    def _unwatch_sockets(self) -> None:
+    def _unwatch_listeners(self) -> None:
         for listening in self.listeners.values():
             if listening.sock.fileno() >= 0:
                 self._loop.remove_reader(listening.sock.fileno())
+
+    def _unwatch_sockets(self) -> None:
+        self._unwatch_listeners()
         if self._intake is not None:
             self._loop.remove_reader(self._intake.fileno())
 
@@ -214,9 +224,7 @@ class HttpEngine:
 
     def _take_in(self, most: int = ACCEPTS_PER_WAKE) -> int:
         assert self._intake is not None
-        for taken in range(most):
-            if self._at_limit():
-                return taken
+        for taken in range(most):  # no limit here: these were admitted once, and nobody else knows of them
             try:
                 received = receive_connection(self._intake)
             except EOFError:  # nobody is left who could hand one over
@@ -225,6 +233,7 @@ class HttpEngine:
                 return taken
             except OSError as exc:
                 self._pause_accepting(f"no connection can be taken over for now: {exc}")
+                self._loop.remove_reader(self._intake.fileno())
                 return taken
             if received is None:
                 return taken
@@ -239,6 +248,9 @@ class HttpEngine:
         if migrate or not self._accepting:
             return
         self._limit = sys.maxsize
+        if self._intake is not None:
+            # For every process: what is in the queue can still be read, but nobody can add what nobody would read.
+            self._intake.shutdown(socket.SHUT_RD)
         for listening in self.listeners.values():
             while self._accept(listening) == ACCEPTS_PER_WAKE:
                 pass
@@ -281,7 +293,7 @@ class HttpEngine:
         loop spinning."""
         if not self._paused:
             self._paused = True
-            self._unwatch_sockets()
+            self._unwatch_listeners()
         now = self._loop.time()
         if now >= self._warn_at:
             logger.warning("%s", why)
@@ -297,14 +309,14 @@ class HttpEngine:
 
     def _tick(self) -> None:
         state = self.state
-        self._ticker = self._loop.call_later(TICK, self._tick)
+        self._ticker = self._loop.call_later(self._tick_interval, self._tick)
         now = self._loop.time()
-        lag = now - state.now - TICK if state.now else 0.0
+        lag = now - state.now - self._tick_interval if state.now else 0.0
         state.now = now
         if now >= self._date_due:
             self._date_due = now + 1.0
             state.set_date(self._clock.wall())
-        blocked = lag > TICK  # what arrived meanwhile is still unread: nobody else was slow
+        blocked = lag > TOO_LATE  # what arrived meanwhile is still unread: nobody else was slow
         for connection in self._connections():
             if blocked:
                 connection.deadline += lag

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -9,9 +10,9 @@ import httptools
 from uvicorn.config import Config
 
 from holdfast.server.http.closing import CHECK_INTERVAL, NEVER, ClosingProtocol
-from holdfast.server.http.cycle import STATUS_LINE, Cycle
+from holdfast.server.http.cycle import Cycle
+from holdfast.server.http.refusal import Refusal, body_too_large, header_too_large
 from holdfast.server.http.state import EngineState
-from holdfast.service.problem import problem
 
 logger = logging.getLogger("holdfast.http")
 
@@ -24,17 +25,9 @@ MAX_FRAMING = 8
 READ_SIZE = 256 * 1024
 """The most that a loop delivers at once."""
 
-_NOTED = frozenset((b"expect", b"content-length"))
+_NOTED = frozenset((b"expect", b"content-length", b"host"))
+_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(?:\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
 _VERSIONS = frozenset(("1.1", "1.0"))
-
-
-class Refusal(Exception):
-    """A request that ends the connection: raised inside the parser's callbacks, answered outside of them."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class HttpProtocol(ClosingProtocol):
@@ -60,6 +53,7 @@ class HttpProtocol(ClosingProtocol):
         self.window_size = 0  # body bytes when the current body window began
         self.refusal: Refusal | None = None
         self.upgrading = False
+        self.hosts = 0
         self.migratable = False
         self.waiting: list[Cycle] = []  # pipelined requests, oldest first
 
@@ -109,7 +103,7 @@ class HttpProtocol(ClosingProtocol):
 
     @property
     def busy(self) -> bool:
-        return self.in_message or self.active is not None
+        return self.in_message or self.upgrading or self.active is not None
 
     # -- reading
 
@@ -122,6 +116,7 @@ class HttpProtocol(ClosingProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
+                self.state.moving.pop(self, None)  # from here on it is another protocol's connection
                 self.handle_websocket_upgrade()
             else:
                 self.cycle.keep_alive = False  # the parser is past the upgrade and reads no further request
@@ -142,7 +137,7 @@ class HttpProtocol(ClosingProtocol):
         if self.in_head:
             self.head_size = max(1, self.head_size + self.chunk_size)
             if self.head_size > limit:
-                self.refuse(self._header_too_large())
+                self.refuse(header_too_large(self.settings))
         else:
             self.raw_size += self.chunk_size
             if self.raw_size > limit + READ_SIZE + MAX_FRAMING * self.body_size:
@@ -154,6 +149,7 @@ class HttpProtocol(ClosingProtocol):
         self.raw_size = self.body_size = self.window_size = 0
         self.url = b""
         self.expect_100_continue = False
+        self.hosts = 0
         self.headers = []
         if self.active is None:
             self.deadline = self.state.now + self.settings.header_timeout
@@ -166,7 +162,11 @@ class HttpProtocol(ClosingProtocol):
             if name == b"content-length":
                 limit = self.settings.max_body_size
                 if limit and len(value) <= 20 and int(value) > limit:
-                    raise self._body_too_large()
+                    raise body_too_large(self.settings)
+            elif name == b"host":
+                self.hosts += 1
+                if not _HOST.fullmatch(value):
+                    raise Refusal(400, "The Host header is not valid.")
             elif value.lower() == b"100-continue":
                 self.expect_100_continue = True
         self.headers.append((name, value))
@@ -176,11 +176,13 @@ class HttpProtocol(ClosingProtocol):
         if self.head_size > 0 or self.chunk_size > settings.max_header_size:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > settings.max_header_size:
-                raise self._header_too_large()
+                raise header_too_large(self.settings)
         parser = self.parser
         version = parser.get_http_version()
         if version not in _VERSIONS:
             raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are served here.")
+        if self.hosts > 1 or (self.hosts == 0 and version == "1.1"):  # RFC 9112, 3.2
+            raise Refusal(400, f"The request has {self.hosts} Host headers, it needs one.")
         url = httptools.parse_url(self.url) if self.url != b"*" else None
         raw_path = (url.path or b"/") if url is not None else b"*"
         path = raw_path.decode("ascii")
@@ -227,7 +229,7 @@ class HttpProtocol(ClosingProtocol):
         self.body_size += len(body)
         limit = self.settings.max_body_size
         if limit and self.body_size > limit:
-            raise self._body_too_large()
+            raise body_too_large(self.settings)
         if not cycle.response_complete and cycle.feed(body) > BODY_HIGH_WATER:
             self.flow.pause_reading()
 
@@ -303,7 +305,8 @@ class HttpProtocol(ClosingProtocol):
         """Answer an error and end the connection, after the answers that are still due."""
         self.refusal = refusal
         self.state.refused += 1
-        self.deadline = NEVER
+        if not self.flow.write_paused:  # else the client that does not read is still timed
+            self.deadline = NEVER
         cycle = cast("Cycle", self.cycle)
         in_body = self.in_message and not self.in_head  # the body of ``cycle``
         if in_body and cycle.response_complete:
@@ -322,12 +325,7 @@ class HttpProtocol(ClosingProtocol):
     def _send_refusal(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
-        _, headers, body = problem(refusal.status, detail=refusal.detail)
-        content = [STATUS_LINE[refusal.status]]
-        for name, value in (*self.state.default_headers, *headers, (b"connection", b"close")):
-            content += (name, b": ", value, b"\r\n")
-        content += (b"\r\n", body)
-        self.transport.write(b"".join(content))
+        self.transport.write(refusal.response(self.state.default_headers))
         self.finish(unread=True)
 
     # -- ending
@@ -374,7 +372,8 @@ class HttpProtocol(ClosingProtocol):
 
     def _rest(self) -> None:
         """At a boundary: wait for the next request, or move on."""
-        self.deadline = self.state.now + self.state.idle_limit
+        if not self.flow.write_paused:
+            self.deadline = self.state.now + self.state.idle_limit
         if self.state.draining:
             self.drain_step()
 
@@ -391,9 +390,3 @@ class HttpProtocol(ClosingProtocol):
     def _open_body_window(self) -> None:
         self.window_size = self.body_size
         self.deadline = self.state.now + self.settings.body_timeout
-
-    def _header_too_large(self) -> Refusal:
-        return Refusal(431, f"The request's headers are larger than {self.settings.max_header_size} bytes.")
-
-    def _body_too_large(self) -> Refusal:
-        return Refusal(413, f"The request's body is larger than {self.settings.max_body_size} bytes.")

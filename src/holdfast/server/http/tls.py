@@ -35,7 +35,11 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     A client must present a certificate signed by ``client_ca`` when that is set.
     """
     for path in settings.files:
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError:  # a directory on the way may not be entered
+            found = False
+        if not found:
             raise ConfigError("tls", str(path), "a readable PEM file")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
