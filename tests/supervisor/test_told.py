@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -87,7 +88,19 @@ def test_the_engine_gets_every_setting_that_it_shares_as_a_plain_number() -> Non
 
 
 def test_what_a_reload_cannot_change_are_the_sockets_and_the_names() -> None:
-    assert set(Settings().fixed()) == {"name", "bind", "admin", "control", "backlog", "unix_mode"}
+    before = Settings(app="x:y").fixed()
+    for change in (
+        {"name": "z"},
+        {"bind": ("127.0.0.1:1",)},
+        {"admin": "127.0.0.1:1"},
+        {"control": "/c"},
+        {"backlog": 1},
+        {"unix_mode": "600"},
+        {"tls_certificate": "c.pem"},
+    ):
+        settings: Any = {"app": "x:y", **change}
+        assert Settings(**settings).fixed() != before, change
+    assert Settings(app="x:y", workers=3, keep_alive=Duration(1.0), tls_key="k.pem").fixed() == before
 
 
 def test_control_sockets_are_in_the_first_directory_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import holdfast
-from holdfast.core.errors import BootError, ConfigError, HoldfastError
+from holdfast.core.errors import BootError, ConfigError
 from holdfast.core.event import Event, Listeners
 from holdfast.supervisor import machine
 from holdfast.supervisor.admin import Admin
@@ -21,6 +21,7 @@ from holdfast.supervisor.front import Front
 from holdfast.supervisor.pool import WorkerPool
 from holdfast.supervisor.process import directory_by_name
 from holdfast.supervisor.settings import Settings
+from holdfast.supervisor.signals import Signals
 from holdfast.supervisor.snapshot import take_snapshot
 from holdfast.supervisor.status import (
     GenerationRefused,
@@ -88,13 +89,11 @@ class Supervisor:
         self._operation = asyncio.Lock()
         self._ended: asyncio.Future[int] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._reloading: asyncio.Task[object] | None = None
-        self._reload_again = False
-        self._change = 0
         self._tasks: set[asyncio.Task[object]] = set()
         self.began = resumed.began if resumed else time.monotonic()
         self._examined = 0.0
         self.children = Children()
+        self.signals = Signals(self)
 
     # -- life
 
@@ -108,20 +107,10 @@ class Supervisor:
         except BaseException:
             await self._close()
             raise
-        for number, handle in (
-            (signal.SIGTERM, lambda: self.begin_stop("SIGTERM")),
-            (signal.SIGINT, self._interrupted),
-            (signal.SIGQUIT, self.stop_at_once),
-            (signal.SIGHUP, self._hung_up),
-            (signal.SIGUSR2, lambda: self._own(self._try(self.upgrade("SIGUSR2")))),
-            (signal.SIGTTIN, lambda: self._own(self._try(self.scale_by(+1)))),
-            (signal.SIGTTOU, lambda: self._own(self._try(self.scale_by(-1)))),
-            (signal.SIGCHLD, self._reap),
-        ):
-            loop.add_signal_handler(number, handle)
+        self.signals.listen()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a predecessor blocked them while it handed over
-        self._reap()
-        watch = self._own(self._examine())
+        self.reap()
+        watch = self.own(self._examine())
         try:
             if self._resumed is None:
                 await self._first_generation()
@@ -180,7 +169,7 @@ class Supervisor:
         self._serving()
         self.events.emit(lambda: SupervisorUpgraded(time.time(), holdfast.__version__))
         self.pool.fill_empty("it died during the upgrade")
-        self.control.resume(resumed, self._own(self._after_upgrade(resumed)))
+        self.control.resume(resumed, self.own(self._after_upgrade(resumed)))
 
     async def _after_upgrade(self, resumed: Resumed) -> Outcome | None:
         return await self.reload("upgrade") if resumed.reload else None
@@ -248,13 +237,6 @@ class Supervisor:
                 self._notifier.ready(self._summary())
                 self.pool.fill_empty("its boot was called off for an upgrade that failed")
 
-    def waiting_signals(self) -> list[signal.Signals]:
-        """Signals whose effect waits for its turn: a successor has to hear them again."""
-        waiting = [signal.SIGHUP] if self._reloading is not None and not self._reloading.done() else []
-        if self._change:
-            waiting.append(signal.SIGTTIN if self._change > 0 else signal.SIGTTOU)
-        return waiting
-
     async def scale(self, wanted: int) -> None:
         """Have so many workers, through reloads too. BootError when one fails, ConfigError for a wrong number."""
         async with self._operation:
@@ -262,9 +244,7 @@ class Supervisor:
 
     async def scale_by(self, change: int) -> None:
         """The same, counted from those there are when its turn has come."""
-        self._change += change
         async with self._operation:
-            self._change -= change
             await self._scale(len(self.pool.slots) + change)
 
     async def _scale(self, wanted: int) -> None:
@@ -280,6 +260,11 @@ class Supervisor:
             self.state = "draining" if on else "serving"
             self.pool.lame_duck(on)
             self._notifier.status(self._summary())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._stopping is not None
 
     def begin_stop(self, reason: str, *, hurry: bool = False) -> None:
         """Stop without losing a request; once begun it goes on by itself."""
@@ -297,23 +282,6 @@ class Supervisor:
         logger.warning("stopping at once: requests in flight are lost")
         self.pool.kill()
         self._finish(0)
-
-    def _hung_up(self) -> None:
-        """However many SIGHUPs come during a reload, one more follows it."""
-        self._reload_again = True
-        if self._reloading is None or self._reloading.done():
-            self._reloading = self._own(self._reload_while_asked())
-
-    async def _reload_while_asked(self) -> None:
-        while self._reload_again:
-            self._reload_again = False
-            await self._try(self.reload("SIGHUP"))
-
-    def _interrupted(self) -> None:
-        if self._stopping is not None:
-            self.stop_at_once()
-        else:
-            self.begin_stop("SIGINT", hurry=True)
 
     async def _stop(self, reason: str, hurry: bool) -> None:
         settings = self.settings
@@ -339,7 +307,8 @@ class Supervisor:
 
     # -- what it watches
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Take note of the children that have ended."""
         self.children.reap(self.pool.reaped)
 
     async def _examine(self) -> None:
@@ -390,7 +359,9 @@ class Supervisor:
         before = self.settings.fixed()
         for name, value in settings.fixed().items():
             if value != before[name]:
-                raise ConfigError(name, value, f"{before[name]!r}, as at the start", hint="stop and start to change it")
+                raise ConfigError(
+                    name, value, f"{before[name] or 'none'}, as at the start", hint="stop and start to change it"
+                )
         return settings
 
     def _not_stopping(self) -> None:
@@ -399,7 +370,8 @@ class Supervisor:
 
     # -- tasks
 
-    def _own(self, work: Coroutine[Any, Any, object]) -> "asyncio.Task[object]":
+    def own(self, work: Coroutine[Any, Any, object]) -> "asyncio.Task[object]":
+        """Run ``work`` in a task of the supervisor's; a failure is logged."""
         task: asyncio.Task[object] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -409,10 +381,3 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("a command failed", exc_info=exc)
-
-    async def _try(self, work: Coroutine[Any, Any, object]) -> None:
-        """For a signal nobody waits for the answer: it goes to the log."""
-        try:
-            await work
-        except HoldfastError as exc:
-            logger.error("refused: %s", exc)

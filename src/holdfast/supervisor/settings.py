@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct
 
 from holdfast.core.duration import Duration
 from holdfast.core.size import Size
@@ -96,12 +96,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         shared: dict[str, Any] = {name: _plain(getattr(self, name)) for name in names}
         return HttpSettings(**shared)
 
-    def fixed(self) -> dict[str, object]:
-        """What a running supervisor cannot change: a reload that finds it changed is refused."""
-        names = ("name", "bind", "admin", "control", "backlog", "unix_mode")
-        fixed = {name: value for name, value in structs.asdict(self).items() if name in names}
-        # Connections are handed from worker to worker as they are: encrypted or not.
-        return {**fixed, "tls_certificate": "set" if self.tls_certificate else "not set"}
+    def fixed(self) -> dict[str, str]:
+        """What a running supervisor cannot change, as text: a reload or an upgrade that finds it changed is refused."""
+        return {
+            "name": self.service_name,
+            "bind": ", ".join(self.bind),
+            "admin": self.admin,
+            "control": self.control,
+            "backlog": str(self.backlog),
+            "unix_mode": self.unix_mode,
+            # Connections are handed from worker to worker as they are: encrypted or not.
+            "tls_certificate": "set" if self.tls_certificate else "not set",
+        }
 
 
 def _plain(value: object) -> object:

@@ -95,7 +95,7 @@ class Resumed(msgspec.Struct, frozen=True):
     began: float
     scaled: int | None
     lame: bool
-    fixed: dict[str, Any]
+    fixed: dict[str, str]
     settings: dict[str, Any]
     reload: bool
     reply_fd: int | None
@@ -135,9 +135,10 @@ class Resumed(msgspec.Struct, frozen=True):
 
     def check(self, settings: Settings) -> None:
         """Raise BootError when these settings are not those of the running service, where they have to be."""
-        for name, value in msgspec.to_builtins(settings.fixed()).items():
-            if name in self.fixed and value != self.fixed[name]:
-                raise BootError(f"{name} has changed from {self.fixed[name]} to {value}; stop and start to change it")
+        for name, value in settings.fixed().items():
+            if value != self.fixed.get(name, value):
+                before = self.fixed[name] or "none"
+                raise BootError(f"{name} has changed from {before} to {value or 'none'}; stop and start to change it")
 
 
 def read_state(environment: dict[str, str]) -> Resumed | None:
@@ -202,7 +203,7 @@ async def hold_signals(supervisor: "Supervisor") -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     for _ in range(SIGNAL_TURNS):
         await asyncio.sleep(0)
-    for number in supervisor.waiting_signals():
+    for number in supervisor.signals.waiting():
         signal.raise_signal(number)  # blocked: it waits for the successor
 
 
@@ -281,7 +282,7 @@ def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, tr
         began=supervisor.began,
         scaled=supervisor.scaled,
         lame=pool.lame,
-        fixed=msgspec.to_builtins(supervisor.settings.fixed()),
+        fixed=supervisor.settings.fixed(),
         settings=dump(supervisor.settings),
         reload=reload,
         reply_fd=reply_to,
