@@ -61,6 +61,6 @@ def test_a_reload_that_would_change_the_sockets_is_refused_with_a_clear_line(ser
     running = serve("plain", "--workers", "1")
     pids = running.pids()
     (running.directory / "holdfast.toml").write_text("[run]\nbacklog = 17\n")
-    with pytest.raises(Refused, match="backlog: got 17, expected 2048, as at the start; stop and start to change it"):
+    with pytest.raises(Refused, match="backlog: got '17', expected 2048, as at the start; stop and start to change it"):
         running.reload()
     assert running.pids() == pids

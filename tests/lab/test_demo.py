@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,13 @@ import pytest
 
 LIMIT = 90.0
 END_LIMIT = 30.0
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory of its own with a short name: a socket's path has 103 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="hf") as directory:
+        yield Path(directory)
 
 
 @contextmanager
@@ -72,8 +80,8 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
 
 
 @pytest.mark.e2e
-def test_the_demo_loses_nothing_that_it_should_not_and_proves_its_orders(tmp_path: Path) -> None:
-    with demo(tmp_path, "--seconds", "1", "--rate", "100", "--json") as process:
+def test_the_demo_loses_nothing_that_it_should_not_and_proves_its_orders(short_path: Path) -> None:
+    with demo(short_path, "--seconds", "1", "--rate", "100", "--json") as process:
         output, errors = process.communicate(timeout=LIMIT)
     assert errors == ""
     result: dict[str, Any] = json.loads(output)
@@ -86,44 +94,44 @@ def test_the_demo_loses_nothing_that_it_should_not_and_proves_its_orders(tmp_pat
     assert result["orders"]["missing"] == result["orders"]["doubled"] == 0
     assert result["ok"] is True
     assert process.returncode == 0
-    assert shop_processes(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert shop_processes(short_path) == []
+    assert list(short_path.iterdir()) == []
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_every_process_and_prints_the_summary(tmp_path: Path, number: signal.Signals) -> None:
-    with demo(tmp_path) as process:
+def test_a_signal_ends_every_process_and_prints_the_summary(short_path: Path, number: signal.Signals) -> None:
+    with demo(short_path) as process:
         read_until(process, "reloading gateway")
-        assert len(shop_processes(tmp_path)) >= 12, "four supervisors with two workers each"
+        assert len(shop_processes(short_path)) >= 12, "four supervisors with two workers each"
         process.send_signal(number)
         output, errors = process.communicate(timeout=END_LIMIT)
     assert errors == ""
     assert "what each step cost" in output
     assert "each is in the database exactly once" in output
     assert process.returncode == 0
-    assert shop_processes(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert shop_processes(short_path) == []
+    assert list(short_path.iterdir()) == []
 
 
 @pytest.mark.e2e
-def test_a_signal_before_the_shop_is_up_ends_it_too(tmp_path: Path) -> None:
-    with demo(tmp_path) as process:
+def test_a_signal_before_the_shop_is_up_ends_it_too(short_path: Path) -> None:
+    with demo(short_path) as process:
         read_until(process, "starting gateway")
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=END_LIMIT)
     assert (errors, process.returncode) == ("", 130)
     assert "stopped before the shop was up" in output
-    assert shop_processes(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert shop_processes(short_path) == []
+    assert list(short_path.iterdir()) == []
 
 
 if sys.platform == "linux":  # elsewhere the kernel does not tell children of their parent's death
 
     @pytest.mark.e2e
-    def test_a_demo_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
-        with demo(tmp_path) as process:
+    def test_a_demo_that_is_killed_leaves_no_process_behind(short_path: Path) -> None:
+        with demo(short_path) as process:
             read_until(process, "steady load")
             process.kill()
             process.communicate(timeout=END_LIMIT)
-            eventually(lambda: shop_processes(tmp_path) == [], "all supervisors and workers have ended")
+            eventually(lambda: shop_processes(short_path) == [], "all supervisors and workers have ended")
