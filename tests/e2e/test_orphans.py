@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from e2e.harness import Running, service, wait_for
+from e2e.harness import Running, request, service, wait_for
 from e2e.pressure import assert_nothing_lost, pressure
 
 
@@ -96,3 +96,65 @@ def test_threads_of_an_app_do_not_hold_up_the_stop(serve: Callable[..., Running]
     running = serve("lingering", "--workers", "2", "--stop-timeout", "30s")
     running.signal(signal.SIGTERM)
     assert running.wait_end(9) == 0
+
+
+def test_a_worker_that_boots_when_the_supervisor_dies_gives_the_address_free_and_ends_its_app(tmp_path: Path) -> None:
+    bind = f"127.0.0.1:{_free_port()}"
+    lifespan = """
+import asyncio, pathlib, time
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        pathlib.Path("begun").touch()
+        await asyncio.sleep(2 if pathlib.Path("slow").exists() else 0)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        pathlib.Path("ended").touch()
+        await send({"type": "lifespan.shutdown.complete"})
+"""
+    with service(tmp_path, "plain", "--workers", "1", "--bind", bind) as first:
+        first.write("plain.py", lifespan)
+        (tmp_path / "slow").touch()
+        first.signal(signal.SIGHUP)
+        wait_for((tmp_path / "begun").exists, what="the new worker starts its app")
+        os.kill(first.pid, signal.SIGKILL)
+        first.process.wait()
+        (tmp_path / "slow").unlink()
+        began = time.monotonic()
+        with service(tmp_path, "plain", "--workers", "1", "--bind", bind):
+            assert time.monotonic() - began < 5, "the address was free at once"
+            wait_for((tmp_path / "ended").exists, what="the orphan has ended its app")
+
+
+def test_a_child_that_the_app_forks_does_not_keep_the_address(tmp_path: Path) -> None:
+    bind = f"127.0.0.1:{_free_port()}"
+    forks = """
+import os, time
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    body = b"%d" % pid
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+    (tmp_path / "forks.py").write_text(forks)
+    running = Running(tmp_path, "forks:app", "--workers", "1", "--bind", bind)
+    try:
+        running.wait_serving()
+        child = int(request(bind)[2])
+        running.signal(signal.SIGTERM)
+        running.wait_end()
+        assert child in _alive({child}), "the child outlives the service"
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", int(bind.rpartition(":")[2])))
+            sock.listen()
+    finally:
+        running.end()

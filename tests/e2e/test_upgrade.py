@@ -154,3 +154,28 @@ def test_code_that_fails_its_trial_changes_nothing(tmp_path: Path, serve: Callab
     assert running.pids() == workers
     running.write("site/holdfast/supervisor/upgrade.py", good)
     assert running.ask("upgrade")["ok"]
+
+
+def test_settings_that_cannot_change_refuse_the_upgrade(serve: Callable[..., Running]) -> None:
+    running = serve("plain", "--workers", "1")
+    running.write("holdfast.toml", '[run]\nadmin = "127.0.0.1:1"\n')
+    with pytest.raises(Refused) as caught:
+        running.ask("upgrade")
+    assert "admin has changed from none to 127.0.0.1:1" in caught.value.detail
+    assert running.status()["upgrades"] == 0
+    (running.directory / "holdfast.toml").unlink()
+    assert running.ask("upgrade", reload=False)["upgrades"] == 1
+
+
+def test_a_reload_that_waits_behind_an_upgrade_is_told_or_done(serve: Callable[..., Running]) -> None:
+    running = serve("plain", "--workers", "1")
+    upgrade = _Asking(running, "upgrade", reload=False)
+    wait_for(lambda: "trying the new code out" in running.log)
+    waiting = _Asking(running, "reload")
+    running.signal(signal.SIGHUP)
+    upgrade.join(20)
+    waiting.join(20)
+    assert isinstance(waiting.error, Refused)
+    assert "give it again" in str(waiting.error)
+    wait_for(lambda: running.status()["generation"] == 2, what="the signal has not been lost")
+    assert running.status()["upgrades"] == 1

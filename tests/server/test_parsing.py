@@ -178,6 +178,9 @@ SMUGGLING = {
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100,
     "no http": b"SSH-2.0-OpenSSH_9.6\r\n",
     "a path that is not ascii": b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "a host that is none": b"GET / HTTP/1.1\r\nHost: a b/\r\n\r\n",
     "connect": b"CONNECT host:443 HTTP/1.1\r\nHost: a\r\n\r\n",
 }
 BEHIND = request("GET", "/smuggled")

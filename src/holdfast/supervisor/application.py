@@ -70,11 +70,12 @@ class Application:
         if settings.probe:
             say(Booting(f"probing {settings.probe}"))
             await self._probe(settings.probe, self._boot_time_left())
-        self._engine = self._make_engine(lifecycle)
+        if settings.tls_certificate:
+            self._contexts = Watch(make_context(self._tls))
 
     async def serve(self) -> None:
         """Begin to accept connections."""
-        assert self._engine is not None
+        self._engine = self._make_engine(self._running)
         await self._engine.start(self._running.state)
         if self._contexts is not None:
             self._certificates = asyncio.create_task(self._follow_certificates(self._contexts), name="certificates")
@@ -159,10 +160,7 @@ class Application:
 
     def _make_engine(self, lifecycle: Lifecycle) -> HttpEngine:
         settings = self._settings
-        context = None
-        if settings.tls_certificate:
-            context = make_context(self._tls)
-            self._contexts = Watch(context)
+        context = self._contexts.current if self._contexts is not None else None
         listeners = []
         for entry in self._start.sockets:
             sock = socket.socket(fileno=entry.fd)

@@ -116,7 +116,6 @@ class WorkerProcess:
                 await application.start(self.say)
                 _tune_collector()
                 booted()
-                self.say(application.beat(self._lag))
                 self.say(Ready())
                 decision: set[asyncio.Future[Any]] = {self._retire, self._serve}
                 await asyncio.wait(decision, return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +124,7 @@ class WorkerProcess:
                     return 0
                 await application.serve()
                 self._serving.set()
+                self.say(application.beat(self._lag))
                 order = await self._retire
                 loop.call_soon(self.say, Draining())  # once the drain has come to its first wait
                 unfinished, migrated = await application.drain(order)
