@@ -16,6 +16,9 @@ from holdfast.service.tasks import CANCEL_SECONDS, TaskExitError, cancel, contai
 
 Mode = Literal["auto", "on", "off"]
 
+LAST_WORDS: Final = 0.1
+"""Seconds that an application has to end by itself after it has said that its start-up failed."""
+
 log: Final = logging.getLogger("holdfast.service")
 
 
@@ -60,7 +63,10 @@ class Lifespan:
                 self._task = task
                 task.add_done_callback(self._died)
                 return
+            await asyncio.wait({task}, timeout=LAST_WORDS)  # many raise the same error once more: let them
             await cancel({task})
+            if not task.cancelled():
+                task.exception()  # told already, in the application's own words
             raise BootError("the application's start-up failed" + _first_line(failure), failure)
         if not task.done():
             place = waiting_at(task)
