@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from holdfast.core.errors import ConfigError
 from holdfast.supervisor.sockets import Listener, adopt, open_listener, parse_bind
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class Admin:
         parsed = parse_bind(address, "admin")
         self.listeners = [adopt(fd, 0, parsed) for fd in descriptors]
         if not self.listeners:
-            self.listeners = [await open_listener(parsed, 0, wait=BIND_WAIT)]
+            try:
+                self.listeners = [await open_listener(parsed, 0, wait=BIND_WAIT)]
+            except ConfigError as exc:  # it names the setting that it knows of
+                raise ConfigError("admin", exc.value, exc.expected, exc.source, exc.hint) from exc
         self._engine = HttpEngine(
             self._answer, [Listening(one.id, one.socket) for one in self.listeners], HttpSettings(max_connections=256)
         )
