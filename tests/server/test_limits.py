@@ -9,7 +9,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -261,6 +261,20 @@ def test_a_client_that_reads_nothing_is_cut_and_one_that_reads_slowly_is_not(loo
                 assert got > LARGE
 
     run(work, loop)
+
+
+def test_garbage_does_not_free_a_client_that_reads_nothing_from_its_limit() -> None:
+    async def work() -> None:
+        async with serving(app, send_timeout=WINDOW) as room:
+            with _narrow(room) as deaf:
+                deaf.send(request("GET", "/pieces"))
+                connections: set[Any] = cast("set[Any]", room.state.connections)
+                await until(lambda: any(one.flow.write_paused for one in connections))
+                deaf.send(b"\x00\x01 this is no request\r\n\r\n")
+                await until(lambda: room.state.refused == 1)
+                await until(lambda: not room.state.connections)
+
+    run(work)
 
 
 def test_a_slow_reader_gets_all_of_an_answer_though_its_own_body_was_not_read() -> None:

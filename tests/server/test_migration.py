@@ -1,5 +1,6 @@
 """Connections on their way from one worker to another, with real processes."""
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -17,7 +18,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.server.http import migration
+from holdfast.server.http.engine import HttpEngine
 from holdfast.server.http.migration import MAX_MALFORMED, receive_connection, send_connection
+from holdfast.server.http.settings import HttpSettings
+from holdfast.server.http.state import Listening
 from holdfast.supervisor.sockets import open_intake
 
 Pair = tuple[socket.socket, socket.socket]
@@ -383,3 +387,22 @@ def test_too_many_descriptors_in_flight_are_refused_and_lose_nothing() -> None:
     assert 0 < int(held) < 400, "the kernel limits it by the number of files a process may open"
     assert taken == held
     assert again == "True"
+
+
+def test_once_the_whole_service_stops_nobody_can_hand_over_what_nobody_would_take() -> None:
+    async def refuse(scope: object, receive: object, send: object) -> None:
+        raise AssertionError("no request is sent")
+
+    async def work() -> None:
+        receive, send = socket.socketpair()
+        waiting, peer = socket.socketpair()
+        with receive, send, waiting, peer, socket.create_server(("127.0.0.1", 0)) as listener:
+            for sock in (receive, send, listener):
+                sock.setblocking(False)
+            engine = HttpEngine(refuse, [Listening(0, listener)], HttpSettings(), intake=(receive, send))
+            await engine.start()
+            await engine.drain(1.0, migrate=False, idle_grace=0.0)
+            assert not migration.send_connection(send, 0, waiting.fileno())
+            await engine.stop()
+
+    asyncio.run(work())
