@@ -10,8 +10,8 @@ from msgspec import Meta, Struct
 from holdfast.cli.main import COMMANDS, group, main
 from holdfast.cli.options import options_of
 from holdfast.cli.run import run
-from holdfast.config.fields import fields_of
 from holdfast.core.duration import Duration
+from holdfast.core.fields import fields_of
 from holdfast.core.size import Size
 from holdfast.supervisor.settings import Settings
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from holdfast.config.fields import fields_of
 from holdfast.config.settings import FILE_LIMIT, dump, load, load_with_origins, restore
 from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
+from holdfast.core.fields import fields_of
 from holdfast.core.size import Size
 
 

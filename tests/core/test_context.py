@@ -12,10 +12,14 @@ from holdfast.core.context import (
     BAGGAGE_ENTRIES,
     Cancellation,
     Context,
+    Criticality,
     baggage,
     cancellation_scope,
     check,
+    colour,
+    criticality,
     current,
+    current_deadline,
     deadline_within,
     remaining,
     use_context,
@@ -34,11 +38,11 @@ def test_a_nested_deadline_is_never_looser_than_the_outer_one(nested: list[float
     def descend(rest: list[float], tightest: float) -> None:
         assert remaining(100.0) == pytest.approx(tightest)
         if rest:
-            outer = current()
+            outer = current_deadline()
             with deadline_within(rest[0], now=100.0) as inner:
-                assert inner.deadline <= outer.deadline
+                assert inner <= outer
                 descend(rest[1:], min(tightest, rest[0]))
-            assert current() is outer
+            assert current_deadline() == outer
 
     descend(nested, inf)
 
@@ -142,7 +146,8 @@ def test_baggage_is_bounded_and_text() -> None:
 
 def test_deadline_cancellation_and_baggage_do_not_lose_each_other() -> None:
     with deadline_within(5, now=0.0), cancellation_scope() as token, baggage(a="b"), deadline_within(9, now=0.0):
-        assert current() == Context(5.0, token, current().baggage)
+        assert current_deadline() == 5.0
+        assert current().cancellation is token
         assert dict(current().baggage) == {"a": "b"}
 
 
@@ -162,7 +167,7 @@ def test_tasks_do_not_see_each_others_context() -> None:
     async def call(seconds: float) -> float:
         with deadline_within(seconds, now=0.0):
             await asyncio.sleep(1)
-            return current().deadline
+            return current_deadline()
 
     async def main() -> list[float]:
         return list(await asyncio.gather(call(1), call(2), call(3)))
@@ -172,6 +177,17 @@ def test_tasks_do_not_see_each_others_context() -> None:
 
 def test_a_context_from_elsewhere_replaces_the_current_one() -> None:
     with deadline_within(1, now=0.0):
-        with use_context(Context(deadline=50.0)):
+        with use_context(Context(colour="load"), deadline=50.0):
             assert remaining(now=0.0) == 50.0
+            assert current().colour == "load"
+        with use_context(Context()):
+            assert remaining(now=0.0) == inf
         assert remaining(now=0.0) == 1.0
+
+
+def test_criticality_and_colour_hold_inside_their_block() -> None:
+    assert current().criticality is Criticality.CRITICAL
+    with criticality(Criticality.SHEDDABLE), colour("load"), deadline_within(5, now=0.0), baggage(a="b"):
+        assert (current().criticality, current().colour) == (Criticality.SHEDDABLE, "load")
+        assert current_deadline() == 5.0
+    assert (current().criticality, current().colour) == (Criticality.CRITICAL, "")

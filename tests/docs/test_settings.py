@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from docs.pages import PAGES, ROOT, all_blocks, prose
-from holdfast.config.fields import fields_of
 from holdfast.config.settings import load
+from holdfast.core.fields import fields_of
 from holdfast.supervisor.settings import Settings
 
 GENERATOR = ROOT / "scripts" / "settings-table"

@@ -4,7 +4,7 @@ import contextvars
 import pytest
 
 from holdfast.core.clock import SYSTEM, VirtualClock
-from holdfast.core.context import baggage, current, deadline_within
+from holdfast.core.context import baggage, current, current_deadline, deadline_within
 from holdfast.core.errors import Draining, Rejected
 from holdfast.service import tasks as module
 from holdfast.service.tasks import TaskExitError, Tasks
@@ -132,7 +132,7 @@ def test_a_task_keeps_the_baggage_of_its_request_but_not_its_deadline() -> None:
     variable = contextvars.ContextVar("variable", default="")
 
     async def look() -> tuple[bool, str, str]:
-        return current().deadline == float("inf"), current().baggage["tenant"], variable.get()
+        return current_deadline() == float("inf"), current().baggage["tenant"], variable.get()
 
     async def main() -> tuple[bool, str, str]:
         variable.set("kept")

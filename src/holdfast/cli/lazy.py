@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from holdfast.cli.exitcode import FAILED, CommandError
-from holdfast.config.kinds import nearest
+from holdfast.core.kinds import nearest
 
 
 class LazyGroup(click.Group):

@@ -79,7 +79,7 @@ def _usage(exc: "click.ClickException") -> str:
     """Click's message as one line, with the nearest name."""
     import click
 
-    from holdfast.config.kinds import nearest
+    from holdfast.core.kinds import nearest
 
     context = getattr(exc, "ctx", None)
     place = f"{context.command_path}: " if context is not None and context.parent is not None else ""

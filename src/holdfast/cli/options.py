@@ -7,8 +7,8 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from holdfast.config.fields import Field, fields_of
 from holdfast.core.duration import Duration
+from holdfast.core.fields import Field, fields_of
 from holdfast.core.size import Size
 
 

@@ -8,8 +8,8 @@ import click
 
 from holdfast.cli.client import Conversation
 from holdfast.cli.exitcode import ABSENT, TIMEOUT, USAGE, CommandError
-from holdfast.config.kinds import nearest
 from holdfast.core.duration import parse_duration
+from holdfast.core.kinds import nearest
 from holdfast.supervisor.control import control_path, runtime_directory
 
 LOOK_LIMIT: Final = 1.0

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from holdfast.config.fields import Field, fields_of
-from holdfast.config.kinds import Refused, from_plain, from_text, nearest
 from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
+from holdfast.core.fields import Field, fields_of
+from holdfast.core.kinds import Refused, from_plain, from_text, nearest
 from holdfast.core.size import Size
 
 S = TypeVar("S", bound=msgspec.Struct)

@@ -1,14 +1,16 @@
-"""What belongs to the call at hand and travels with it: deadline, cancellation, baggage.
+"""What belongs to the call at hand and travels with it: deadline, cancellation, criticality, colour, baggage.
 
-It is one immutable value in one ``contextvars`` variable. Tasks and ``asyncio.to_thread`` copy it: a thread
-sees exactly the context of the code that started it; threads started by hand begin with an empty one.
-Time is monotonic seconds; functions take ``now`` so that tests hand in a virtual clock's.
+The deadline is a ``contextvars`` variable of its own, since every time limit sets it; the rest is one immutable
+value in another. Tasks and ``asyncio.to_thread`` copy both: a thread sees exactly the context of the code that
+started it; threads started by hand begin with an empty one. Time is monotonic seconds; functions take ``now``
+so that tests hand in a virtual clock's.
 """
 
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import IntEnum
 from math import inf
 from types import MappingProxyType
 from typing import Final
@@ -68,17 +70,37 @@ class Cancellation:
         return None
 
 
-class Context(msgspec.Struct, frozen=True):
-    """The ambient facts of a call. ``deadline`` is absolute monotonic seconds, ``inf`` when there is none."""
+class Criticality(IntEnum):
+    """How much a call matters when not all can be served; the lowest are refused first.
 
-    deadline: float = inf
+    The four classes of Google's "Handling Overload" (Site Reliability Engineering, chapter 21).
+    """
+
+    SHEDDABLE = 0
+    SHEDDABLE_PLUS = 1
+    CRITICAL = 2
+    CRITICAL_PLUS = 3
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The ambient facts of a call, beside its deadline. ``colour`` marks traffic of an experiment; empty is real."""
+
     cancellation: Cancellation | None = None
+    criticality: Criticality = Criticality.CRITICAL
+    colour: str = ""
     baggage: Mapping[str, str] = MappingProxyType({})
 
 
 EMPTY: Final = Context()
 
 _context: ContextVar[Context] = ContextVar("holdfast_context", default=EMPTY)
+_deadline: ContextVar[float] = ContextVar("holdfast_deadline", default=inf)
+
+# The two halves of setting a deadline, bare, for the path that every call takes.
+set_deadline: Final = _deadline.set
+reset_deadline: Final = _deadline.reset
+current_deadline: Final = _deadline.get
+"""The deadline of the code that calls, absolute monotonic seconds; ``inf`` when there is none."""
 
 
 def current() -> Context:
@@ -88,7 +110,7 @@ def current() -> Context:
 
 def remaining(now: float | None = None) -> float:
     """Seconds until the deadline: ``inf`` without one, 0.0 once it has passed."""
-    deadline = _context.get().deadline
+    deadline = _deadline.get()
     if deadline == inf:
         return inf
     return max(0.0, deadline - _time(now))
@@ -99,31 +121,38 @@ def check(now: float | None = None) -> None:
     context = _context.get()
     if context.cancellation is not None:
         context.cancellation.raise_if_cancelled()
-    if context.deadline != inf and _time(now) >= context.deadline:
+    deadline = _deadline.get()
+    if deadline != inf and _time(now) >= deadline:
         raise DeadlineExceeded
 
 
 @contextmanager
-def use_context(context: Context) -> Iterator[Context]:
-    """Make ``context`` the current one inside the block, whatever was outside: for the edge of a service."""
-    token = _context.set(context)
-    try:
+def use_context(context: Context, deadline: float = inf) -> Iterator[Context]:
+    """Make both the current ones inside the block, whatever was outside: for the edge of a service."""
+    with use_deadline(deadline), _changed(context):
         yield context
-    finally:
-        _context.reset(token)
 
 
 @contextmanager
-def deadline_within(seconds: float, *, now: float | None = None) -> Iterator[Context]:
-    """Give the block at most ``seconds``; an outer deadline that is nearer stays.
+def use_deadline(deadline: float) -> Iterator[float]:
+    """Make ``deadline`` the current one inside the block, also when the outer one is nearer."""
+    token = _deadline.set(deadline)
+    try:
+        yield deadline
+    finally:
+        _deadline.reset(token)
+
+
+@contextmanager
+def deadline_within(seconds: float, *, now: float | None = None) -> Iterator[float]:
+    """Give the block at most ``seconds``; an outer deadline that is nearer stays. Yields the deadline.
 
     It interrupts nothing: ``check`` and ``remaining`` tell. ``ValueError`` when negative or not a number.
     """
     if not seconds >= 0:
         raise ValueError(f"a deadline within {seconds!r} s makes no sense; give 0 or more seconds")
-    outer = _context.get()
-    deadline = outer.deadline if seconds == inf else min(outer.deadline, _time(now) + seconds)
-    with use_context(Context(deadline, outer.cancellation, outer.baggage)) as inner:
+    outer = _deadline.get()
+    with use_deadline(outer if seconds == inf else min(outer, _time(now) + seconds)) as inner:
         yield inner
 
 
@@ -132,8 +161,22 @@ def cancellation_scope() -> Iterator[Cancellation]:
     """A new token for the block, cancelled also when the outer one is."""
     outer = _context.get()
     token = Cancellation(outer.cancellation)
-    with use_context(Context(outer.deadline, token, outer.baggage)):
+    with _changed(msgspec.structs.replace(outer, cancellation=token)):
         yield token
+
+
+@contextmanager
+def criticality(level: Criticality) -> Iterator[Context]:
+    """Calls made inside the block have this criticality."""
+    with _changed(msgspec.structs.replace(_context.get(), criticality=Criticality(level))) as inner:
+        yield inner
+
+
+@contextmanager
+def colour(name: str) -> Iterator[Context]:
+    """Calls made inside the block belong to the experiment ``name``, such as a load test; empty is real traffic."""
+    with _changed(msgspec.structs.replace(_context.get(), colour=name)) as inner:
+        yield inner
 
 
 @contextmanager
@@ -146,8 +189,17 @@ def baggage(items: Mapping[str, str] | None = None, /, **more: str) -> Iterator[
     outer = _context.get()
     merged = {**outer.baggage, **(items or {}), **more}
     _check_baggage(merged)
-    with use_context(Context(outer.deadline, outer.cancellation, MappingProxyType(merged))) as inner:
+    with _changed(msgspec.structs.replace(outer, baggage=MappingProxyType(merged))) as inner:
         yield inner
+
+
+@contextmanager
+def _changed(context: Context) -> Iterator[Context]:
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
 
 
 def _check_baggage(merged: Mapping[str, object]) -> None:

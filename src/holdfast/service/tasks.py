@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from holdfast.core.context import Context, current, use_context
+import msgspec
+
+from holdfast.core.context import current, use_context
 from holdfast.core.errors import Draining, HoldfastError, Rejected
 from holdfast.service.report import TaskReport
 
@@ -145,7 +147,7 @@ class Tasks:
         self._count += 1
         unique = name or f"{label}-{self._count}"
         # The caller's deadline is that of a request which may be over before this task has begun.
-        with use_context(Context(baggage=current().baggage)):
+        with use_context(msgspec.structs.replace(current(), cancellation=None)):
             return loop.create_task(contained(coro), name=unique)
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:

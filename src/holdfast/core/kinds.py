@@ -61,8 +61,20 @@ class Refused(ValueError):
         self.hint = hint
 
 
+class Reader(msgspec.Struct, frozen=True):
+    """How a setting of a type of its own is read: put it into ``Meta(extra={"reader": ...})``.
+
+    ``read`` turns a plain value into the setting's, leaves a value that is one already as it is, and raises
+    ``ValueError`` for anything else, with ``expected`` or words of its own. The type that the annotation
+    names is then the type checker's business only.
+    """
+
+    read: Callable[[Any], Any]
+    expected: str
+
+
 class Kind(msgspec.Struct, frozen=True):
-    """One alternative of a setting's type: a scalar class, one literal, ``None``, or a tuple of scalars.
+    """One alternative of a setting's type: a scalar class, one literal, ``None``, a tuple of scalars, or a reader's.
 
     ``limits`` are pairs of a name in ``RULES`` and its number or pattern.
     """
@@ -71,6 +83,7 @@ class Kind(msgspec.Struct, frozen=True):
     limits: tuple[tuple[str, Any], ...] = ()
     literal: Any = msgspec.UNSET
     items: tuple["Kind", ...] = ()
+    reader: Reader | None = None
 
 
 def kinds_of(annotation: Any, metas: tuple[msgspec.Meta, ...] = ()) -> tuple[Kind, ...]:
@@ -117,6 +130,10 @@ def _pickiness(kind: Kind) -> int:
 
 def _taken_apart(annotation: Any, metas: tuple[msgspec.Meta, ...]) -> typing.Iterator[Kind]:
     metas = (*metas, *metas_of(annotation))
+    reader = next((meta.extra["reader"] for meta in metas if meta.extra and "reader" in meta.extra), None)
+    if reader is not None:
+        yield Kind(Reader, _limits(metas, (*NUMBERS, *LENGTHS)), reader=reader)
+        return
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     origin = get_origin(annotation)
@@ -154,6 +171,8 @@ def _first(kinds: tuple[Kind, ...], value: Any, convert: Callable[[Kind, Any], A
     for kind in kinds:
         try:
             result = convert(kind, value)
+        except Refused:
+            raise  # a reader's own words say more than a list of what fits
         except (ValueError, OverflowError):
             continue  # the next alternative may fit; when none does, all of them are named below
         if _within(kind, result):
@@ -170,6 +189,8 @@ def _text_value(kind: Kind, text: str) -> Any:
         plain = Kind(kind.type)
         return _same(kind, text if kind.type is str else _text_value(plain, text))
     bare = text.strip()
+    if kind.reader is not None:
+        return kind.reader.read(bare)
     if kind.type is str:
         return text
     if kind.type is tuple:
@@ -186,6 +207,8 @@ def _text_value(kind: Kind, text: str) -> Any:
 def _plain_value(kind: Kind, value: Any) -> Any:
     if kind.literal is not msgspec.UNSET:
         return _same(kind, value)
+    if kind.reader is not None:
+        return kind.reader.read(value)
     if kind.type is tuple:
         _demand(isinstance(value, list | tuple), value)
         return tuple(from_plain(kind.items, item) for item in value)
@@ -217,6 +240,8 @@ def _within(kind: Kind, value: Any) -> bool:
 def _phrase(kind: Kind, list_form: str) -> str:
     if kind.literal is not msgspec.UNSET:
         return f'"{kind.literal}"' if isinstance(kind.literal, str) else str(kind.literal)
+    if kind.reader is not None:
+        return ", ".join([kind.reader.expected, *(RULES[rule][0].format(limit) for rule, limit in kind.limits)])
     nouns = {
         str: "text",
         bool: "true or false",

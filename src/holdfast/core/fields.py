@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from holdfast.config.kinds import Kind, expected, kinds_of, metas_of
+from holdfast.core.kinds import Kind, expected, kinds_of, metas_of
 
 
 class Field(msgspec.Struct, frozen=True):

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from holdfast.config.kinds import TEXT_LIMIT, Refused, expected, from_plain, from_text, kinds_of
 from holdfast.core.duration import Duration, format_duration
+from holdfast.core.kinds import TEXT_LIMIT, Refused, expected, from_plain, from_text, kinds_of
 from holdfast.core.size import Size, format_size
 
 Workers = int | Literal["auto"]
