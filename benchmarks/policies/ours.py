@@ -1,0 +1,94 @@
+"""Holdfast's side. A policy that is not there yet says so, and is measured as soon as it is."""
+
+from typing import Any
+
+from benchmarks.policies.contestant import ATTEMPTS, SPARE, Absent, Contestant, Function, Sizes
+
+import holdfast
+
+
+class Holdfast(Contestant):
+    """Pipelines of one policy, and of several."""
+
+    name = "holdfast"
+    package = "holdfast"
+    interrupts = False
+    refusals = (holdfast.Rejected,)
+
+    def timeout(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _timeout(sizes))
+
+    def retry(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _retry(sizes))
+
+    def breaker(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _breaker())
+
+    def ratelimit(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _ratelimit(sizes))
+
+    def bulkhead(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _bulkhead(sizes))
+
+    def adaptive(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _landed("AdaptiveLimit")())
+
+    def throttle(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _landed("Throttle")())
+
+    def fallback(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _landed("Fallback")(SPARE))
+
+    def cache(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _landed("Cache")())
+
+    def singleflight(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _landed("SingleFlight")())
+
+    def hedge(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _landed("Hedge")())
+
+    def fault(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _landed("Fault")())
+
+    def two(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _retry(sizes), _breaker())
+
+    def four(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _timeout(sizes), _retry(sizes), _breaker(), _bulkhead(sizes))
+
+    def five(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _timeout(sizes), _retry(sizes), _breaker(), _ratelimit(sizes), _bulkhead(sizes))
+
+
+def _landed(name: str) -> Any:
+    """A public name of Holdfast. Raises ``Absent`` while there is none."""
+    found = getattr(holdfast, name, None)
+    if found is None:
+        raise Absent("has not landed yet")
+    return found
+
+
+def _put(function: Function, *policies: Any) -> Function:
+    decorated: Function = _landed("Pipeline")("bench", *policies)(function)
+    return decorated
+
+
+def _timeout(sizes: Sizes) -> Any:
+    return _landed("Timeout")(sizes.seconds)
+
+
+def _retry(sizes: Sizes) -> Any:
+    return _landed("Retry")(ATTEMPTS)
+
+
+def _breaker() -> Any:
+    return _landed("Breaker")()
+
+
+def _ratelimit(sizes: Sizes) -> Any:
+    return _landed("RateLimit")(f"{sizes.rate}/{sizes.unit[0]}", burst=sizes.rate)
+
+
+def _bulkhead(sizes: Sizes) -> Any:
+    return _landed("Bulkhead")(sizes.slots)
