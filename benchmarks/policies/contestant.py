@@ -69,7 +69,7 @@ class Contestant:
     waits: ClassVar[bool] = False
     """Its rate limit lets the caller wait, and cannot be told to refuse."""
     interrupts: ClassVar[bool] = True
-    """Its timeout gives up a sync call that takes too long."""
+    """Its timeout gives up a sync call that takes too long; else the call is told what it has left."""
     refusals: tuple[type[Exception], ...] = ()
     """What it raises when it refuses a call or gives it up."""
     remarks: ClassVar[tuple[str, ...]] = ()
@@ -83,6 +83,10 @@ class Contestant:
         if found is None:
             raise Absent(HAS_NONE)
         return found
+
+    def remaining(self) -> float:
+        """Seconds that the call around this has left, told by a timeout that does not interrupt."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """End what runs in the background."""

@@ -5,6 +5,7 @@ from typing import Any
 from benchmarks.policies.contestant import ATTEMPTS, SPARE, Absent, Contestant, Function, Sizes
 
 import holdfast
+from holdfast.core.context import remaining
 
 
 class Holdfast(Contestant):
@@ -14,6 +15,10 @@ class Holdfast(Contestant):
     package = "holdfast"
     interrupts = False
     refusals = (holdfast.Rejected,)
+    remarks = ("its timeout cannot interrupt a sync call: it tells the call, and all that it calls, the deadline",)
+
+    def remaining(self) -> float:
+        return remaining()
 
     def timeout(self, function: Function, sizes: Sizes) -> Function:
         return _put(function, _timeout(sizes))

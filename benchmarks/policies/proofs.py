@@ -66,13 +66,17 @@ async def run(function: Function) -> Any:
 
 
 async def gives_up_slow_calls(subject: Subject) -> None:
-    function = subject.build(subject.pause, NARROW._replace(seconds=PAUSE / 20))
+    seconds = PAUSE / 20
+    if subject.mode is Mode.SYNC and not subject.contestant.interrupts:
+        left = await run(subject.build(subject.contestant.remaining, NARROW._replace(seconds=seconds)))
+        check(0 < left <= seconds, f"the call is told that it has {left} s")
+        return
+    function = subject.build(subject.pause, NARROW._replace(seconds=seconds))
     began = time.monotonic()
     try:
         await run(function)
     except subject.contestant.refusals:
-        if subject.contestant.interrupts or subject.mode is Mode.ASYNC:
-            check(time.monotonic() - began < PAUSE / 2, "the timeout came late")
+        check(time.monotonic() - began < PAUSE / 2, "the timeout came late")
     else:
         raise Unproved("a slow call was let through")
 
