@@ -8,16 +8,18 @@ from holdfast.core.errors import (
     VALUE_LIMIT,
     BootError,
     CallCancelled,
+    CircuitOpen,
     ConfigError,
     DeadlineExceeded,
     Draining,
     HoldfastError,
+    RateLimited,
     Rejected,
     http_status,
 )
 
 
-class CircuitOpen(Rejected):
+class MyRefusal(Rejected):
     pass
 
 
@@ -31,6 +33,8 @@ class CircuitOpen(Rejected):
         (ConfigError("a", 1, "b"), 500),
         (HoldfastError(), 500),
         (CircuitOpen("breaker", "open"), 503),
+        (RateLimited("limit", "fast"), 429),
+        (MyRefusal("mine", "no"), 503),
         (LookupError(), 500),
     ],
 )
@@ -39,7 +43,10 @@ def test_every_error_has_a_status_its_own_or_its_parents(error: Exception, statu
 
 
 def test_the_table_covers_the_whole_tree() -> None:
-    assert {DeadlineExceeded, Draining, Rejected, CallCancelled, BootError, ConfigError, HoldfastError} == set(STATUS)
+    def below(kind: type[HoldfastError]) -> set[type[HoldfastError]]:
+        return {kind}.union(*(below(child) for child in kind.__subclasses__() if child.__module__ == kind.__module__))
+
+    assert below(HoldfastError) == set(STATUS)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +56,7 @@ def test_the_table_covers_the_whole_tree() -> None:
         BootError("the app could not be imported", "Traceback"),
         Rejected("limit", "full", 1.5),
         Draining(),
-        DeadlineExceeded(retry_after=2),
+        DeadlineExceeded("timeout", "took longer than 2 s", 2, {"seconds": 2.0}),
         CallCancelled("client left"),
     ],
 )
@@ -58,6 +65,7 @@ def test_an_error_survives_pickling(error: HoldfastError) -> None:
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)
+    assert copy.args == error.args
 
 
 def test_a_config_error_is_one_line_with_place_value_and_advice() -> None:
@@ -72,8 +80,10 @@ def test_a_huge_value_does_not_flood_the_message() -> None:
 
 
 def test_a_refusal_says_who_why_and_when_to_come_back() -> None:
-    error = Rejected("limit", "full", retry_after=1.5)
+    error = RateLimited("limit", "full", 1.5, {"burst": 10})
     assert (error.policy, error.reason, error.retry_after) == ("limit", "full", 1.5)
+    assert error.snapshot == {"burst": 10}
+    assert (Rejected("limit", "full").retry_after, Rejected("limit", "full").snapshot) == (None, {})
     assert str(error) == "limit: full; retry after 1.5 s"
     assert str(Draining()) == "drain: the process is going away"
 
@@ -86,3 +96,9 @@ def test_a_boot_error_keeps_the_detail_below_the_reason() -> None:
 def test_the_package_exports_the_tree() -> None:
     for kind in STATUS:
         assert getattr(holdfast, kind.__name__) is kind
+
+
+def test_a_deadline_that_passed_is_a_timeout_to_code_that_knows_nothing_of_us() -> None:
+    assert isinstance(DeadlineExceeded(), TimeoutError)
+    assert str(DeadlineExceeded("timeout", "took longer than 2 s")) == "timeout: took longer than 2 s"
+    assert DeadlineExceeded().args[:2] == ("deadline", "the deadline has passed")

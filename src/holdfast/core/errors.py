@@ -6,14 +6,20 @@
     ├── ConfigError          a setting is wrong: place, value, what is expected
     ├── BootError            a service could not start
     ├── CallCancelled        whoever asked for this work does not want it any more
+    ├── FaultInjected        an experiment made this call fail
     └── Rejected             a policy refused a call: policy, reason, when to come back
         ├── Draining         this process is going away
-        └── DeadlineExceeded the time given for the call is over
+        ├── DeadlineExceeded the time given for the call is over
+        ├── CircuitOpen      a breaker keeps calls away from something that fails
+        ├── RateLimited      too many calls in too short a time
+        ├── BulkheadFull     too many calls at the same time
+        └── Overloaded       an adaptive limit or throttle sheds load
 
 Each keeps its constructor's values in ``args``, so that it survives pickling between processes.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 VALUE_LIMIT: Final = 80
 """Characters of a wrong value that a message shows."""
@@ -65,14 +71,53 @@ class CallCancelled(HoldfastError):
         self.reason = reason
 
 
-class Rejected(HoldfastError):
-    """``policy`` refused the call because of ``reason``; ``retry_after`` is seconds, None when unknown."""
+class FaultInjected(HoldfastError):
+    """An experiment made this call fail; nothing is wrong with the dependency."""
 
-    def __init__(self, policy: str, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(policy, reason, retry_after)
+    def __init__(self, policy: str, reason: str = "a fault was injected") -> None:
+        super().__init__(policy, reason)
         self.policy = policy
         self.reason = reason
-        self.retry_after = retry_after
+
+
+class Rejected(HoldfastError):
+    """``policy`` refused the call because of ``reason``; ``retry_after`` is seconds, None when unknown.
+
+    ``snapshot`` is what the policy went by, as plain values. Arguments are by position only.
+    """
+
+    # There is no __init__ at run time: refusals have to be cheap, for that is when they are needed, and the
+    # interpreter's own constructor keeps the arguments five times faster than one written here.
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            policy: str,
+            reason: str,
+            retry_after: float | None = None,
+            snapshot: Mapping[str, Any] | None = None,
+            /,
+        ) -> None: ...
+
+    @property
+    def policy(self) -> str:
+        """The name of the policy that refused."""
+        return str(self.args[0])
+
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+        return str(self.args[1])
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which it may be worth trying again."""
+        return self.args[2] if len(self.args) > 2 else None
+
+    @property
+    def snapshot(self) -> Mapping[str, Any]:
+        """What the policy went by; empty when there is nothing to tell."""
+        return (self.args[3] if len(self.args) > 3 else None) or {}
 
     def __str__(self) -> str:
         later = "" if self.retry_after is None else f"; retry after {self.retry_after:g} s"
@@ -87,30 +132,55 @@ class Draining(Rejected):
         policy: str = "drain",
         reason: str = "the process is going away",
         retry_after: float | None = None,
+        snapshot: Mapping[str, Any] | None = None,
+        /,
     ) -> None:
-        super().__init__(policy, reason, retry_after)
+        self.args = (policy, reason, retry_after, snapshot)
 
 
-class DeadlineExceeded(Rejected):
-    """The call's deadline passed before it was done."""
+class DeadlineExceeded(Rejected, TimeoutError):
+    """The call's deadline passed before it was done. Also a ``TimeoutError``, which most code catches already."""
 
     def __init__(
         self,
         policy: str = "deadline",
         reason: str = "the deadline has passed",
         retry_after: float | None = None,
+        snapshot: Mapping[str, Any] | None = None,
+        /,
     ) -> None:
-        super().__init__(policy, reason, retry_after)
+        self.args = (policy, reason, retry_after, snapshot)
+
+
+class CircuitOpen(Rejected):
+    """A breaker keeps calls away from a dependency that fails."""
+
+
+class RateLimited(Rejected):
+    """Too many calls in too short a time."""
+
+
+class BulkheadFull(Rejected):
+    """Too many calls at the same time."""
+
+
+class Overloaded(Rejected):
+    """There is more work than can be done in time; an adaptive limit or a throttle sheds it."""
 
 
 STATUS: Final[dict[type[HoldfastError], int]] = {
     HoldfastError: 500,
     ConfigError: 500,
     BootError: 503,
+    FaultInjected: 500,
     CallCancelled: 499,  # nginx's "client closed request"; nobody reads the answer
     Rejected: 503,
     Draining: 503,
     DeadlineExceeded: 504,
+    CircuitOpen: 503,
+    RateLimited: 429,
+    BulkheadFull: 503,
+    Overloaded: 503,
 }
 """The HTTP status of each error; a class that is not listed has that of its nearest listed parent."""
 

@@ -1,0 +1,52 @@
+"""What an attempt's exception or result says about the dependency: ok, failed, or nothing.
+
+The order is that of resilience4j: ignore, then record, else success.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.core.call import FAILED, IGNORED, OK, Call, Verdict
+from holdfast.core.errors import CallCancelled, DeadlineExceeded, Rejected
+
+
+class Classifier(msgspec.Struct, frozen=True):
+    """Judges each attempt once, for every policy of its pipeline. Immutable, safe to share.
+
+    ``ignore``: exceptions that say nothing about the dependency. ``record``: those that are its failure; any
+    other ``Exception`` means that it works and did not like the question. ``failed`` is asked about results:
+    true means failure (``lambda response: response.status >= 500``). A ``failed`` that raises is a failure of
+    the attempt, with its own exception.
+
+    Not up to the caller: a refusal by a policy further in is ignored, a ``DeadlineExceeded`` from there is a
+    failure. A cancellation (or any other exception that is no ``Exception``) is ignored, unless the call's
+    deadline had passed: then the dependency was too slow.
+    """
+
+    ignore: tuple[type[BaseException], ...] = ()
+    record: tuple[type[BaseException], ...] = (Exception,)
+    failed: Callable[[Any], bool] | None = None
+
+    def of_error(self, error: BaseException, call: Call) -> Verdict:
+        """The verdict on an attempt that raised ``error``; ``call.now`` is when it did."""
+        if isinstance(error, self.ignore):
+            return IGNORED
+        if isinstance(error, Exception):
+            if isinstance(error, Rejected | CallCancelled):
+                return FAILED if isinstance(error, DeadlineExceeded) else IGNORED
+            return FAILED if isinstance(error, self.record) else OK
+        return FAILED if call.now >= call.deadline else IGNORED
+
+    def of_result(self, result: object) -> Verdict:
+        """The verdict on an attempt that returned ``result``."""
+        return FAILED if self.failed is not None and self.failed(result) else OK
+
+    def of_block(self, failed: bool) -> Verdict:
+        """The verdict on a block that ended without an exception."""
+        return FAILED if failed else OK
+
+
+DEFAULT: Final = Classifier()
+"""Every ``Exception`` is a failure, every result is fine."""

@@ -1,0 +1,237 @@
+"""Makes one function out of neighbouring policies, so that a policy costs two calls and no frame of its own.
+
+A frame is cheap in sync code; a coroutine costs as much as a whole gate. So the text of the function is written
+once for each shape (which fragments, sync or async, what is inside) and compiled; what the policies do is passed
+in as parameters. A gate with an exit and one without, around a user's function, are::
+
+    def run(call):
+        token0 = enter0(call)
+        try:
+            enter1(call)
+            try:
+                kwargs = call.kwargs
+                result = call.fn(*call.args, **kwargs) if kwargs else call.fn(*call.args)
+            except BaseException as error:
+                call.now = now()
+                call.verdict = of_error(error, call)
+                raise
+            call.verdict = OK
+        except BaseException:
+            exit0(call, token0)
+            raise
+        exit0(call, token0)
+        return result
+
+An *entry* is the same with the making of the call in front: what a decorated function becomes. It is made for
+the pipeline as it is at that moment; once the pipeline has changed it goes the long way, through ``run``.
+"""
+
+import linecache
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
+from types import CodeType
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from holdfast.core.call import FAILED, OK, Call
+from holdfast.core.classify import Classifier
+from holdfast.core.clock import Clock
+from holdfast.core.context import current_deadline
+
+FRAGMENTS_LIMIT: Final = 8
+"""Fragments in one function: Python nests 20 blocks at most, and a loop is two."""
+SHAPES_LIMIT: Final = 1024
+"""Compiled shapes that are kept."""
+INDENT: Final = "    "
+
+
+class Around(NamedTuple):
+    """Something before and something after what is inside.
+
+    ``enter`` returns a token or refuses by raising; with ``waits`` in async code it is awaited. ``exit`` gets the
+    token back. ``failed``, if there is one, is called instead of ``exit`` when an exception passes, and may raise
+    another in its place.
+    """
+
+    enter: Callable[[Call], Any]
+    exit: Callable[[Call, Any], None] | None = None
+    failed: Callable[[Call, Any, BaseException], None] | None = None
+    waits: bool = False
+
+
+class Again(NamedTuple):
+    """Runs what is inside, perhaps more than once.
+
+    ``tally`` is an object with ``edge`` and ``count``: a call that begins before ``edge`` counts it up; one that
+    begins later, and every call where there is no tally, is told to ``begin`` if that is given. ``after_error``
+    (for each ``Exception``) and ``after_result`` (for each result that was classified as a failure) return the
+    seconds until the next attempt, or None to end with what there is. ``sleep`` waits that long; in async
+    code it is awaited.
+    """
+
+    after_error: Callable[[Call, Exception], float | None]
+    after_result: Callable[[Call, Any], float | None]
+    sleep: Callable[[Call, float], Awaitable[None] | None]
+    tally: Any = None
+    begin: Callable[[Call], None] | None = None
+
+
+Fragment: TypeAlias = Around | Again
+
+
+class Invocation(NamedTuple):
+    """The innermost step: call the user's function, classify the attempt, and stamp the end of one that raised.
+
+    ``timed``: stamp the end of every attempt.
+    """
+
+    classifier: Classifier
+    now: Callable[[], float]
+    timed: bool = False
+
+
+class Entry(NamedTuple):
+    """What a decorated function needs to make its calls. ``pipeline.version`` must be ``version`` for the short way."""
+
+    fn: Callable[..., Any]
+    operation: str
+    clock: Clock
+    pipeline: Any
+    version: object
+
+
+class _Shape(NamedTuple):
+    fragments: tuple[tuple[type[Fragment], tuple[str, ...], bool], ...]
+    parameters: tuple[str, ...]
+    asynchronous: bool
+    timed: bool
+
+
+def fuse(fragments: Sequence[Fragment], inner: Any, *, asynchronous: bool, entry: Entry | None = None) -> Any:
+    """A handler that runs ``inner`` (a handler, or an ``Invocation``) inside ``fragments``, the first one outermost.
+
+    With ``entry`` it is a function with the parameters of ``entry.fn`` instead.
+    """
+    while len(fragments) > FRAGMENTS_LIMIT:
+        inner = _filled(fragments[-FRAGMENTS_LIMIT:], inner, asynchronous, None)
+        fragments = fragments[:-FRAGMENTS_LIMIT]
+    return _filled(fragments, inner, asynchronous, entry)
+
+
+def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry: Entry | None) -> Any:
+    parameters: dict[str, Any] = {}
+    kinds = []
+    for number, fragment in enumerate(fragments):
+        present = {name: part for name, part in fragment._asdict().items() if part is not None and name != "waits"}
+        parameters |= {f"{name}{number}": part for name, part in present.items()}
+        kinds.append((type(fragment), tuple(present), isinstance(fragment, Around) and fragment.waits and asynchronous))
+    timed = isinstance(inner, Invocation) and inner.timed
+    if isinstance(inner, Invocation):
+        parameters |= {"now": inner.now, "of_error": inner.classifier.of_error}
+        if inner.classifier.failed is not None:
+            parameters["of_result"] = inner.classifier.of_result
+    else:
+        parameters["inner"] = inner
+    if entry is not None:
+        parameters |= {**entry._asdict(), "now": entry.clock.now, "deadline": current_deadline}
+    namespace: dict[str, Any] = {"OK": OK, "FAILED": FAILED, "Call": Call}
+    shape = _Shape(tuple(kinds), tuple(parameters), asynchronous, timed)
+    exec(_compiled(shape), namespace)  # noqa: S102 - our own text, there is no input in it
+    return namespace["make"](**parameters)
+
+
+@lru_cache(SHAPES_LIMIT)
+def _compiled(shape: _Shape) -> CodeType:
+    wait = "await " if shape.asynchronous else ""
+    body = _core(shape, wait)
+    for number, (kind, parts, waits) in reversed(tuple(enumerate(shape.fragments))):
+        if kind is Around:
+            body = _around(body, number, parts, wait if waits else "")
+        else:
+            body = _again(body, number, parts, wait)
+    define = "async def" if shape.asynchronous else "def"
+    if "fn" in shape.parameters:
+        run = "run_async" if shape.asynchronous else "run"
+        lines = [
+            f"{define} run(*args, **kwargs):",
+            "    call = Call(fn, args, kwargs, operation, clock, now(), deadline())",
+            "    if pipeline.version is not version:",
+            f"        return {wait}pipeline.{run}(call)",
+        ]
+    else:
+        lines = [f"{define} run(call):"]
+    lines += [*_indented(body), "    return result"]
+    text = "\n".join([f"def make({', '.join(shape.parameters)}):", *_indented([*lines, "return run"])]) + "\n"
+    # A name in angle brackets that linecache knows: tracebacks and debuggers show the lines.
+    name = f"<holdfast {'async ' if shape.asynchronous else ''}pipeline of {' '.join(shape.parameters)}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    return compile(text, name, "exec")
+
+
+def _core(shape: _Shape, wait: str) -> list[str]:
+    if "inner" in shape.parameters:
+        return [f"result = {wait}inner(call)"]
+    judged = "of_result" in shape.parameters
+    if "fn" in shape.parameters:
+        taken = []
+        fn, args = "fn", "args"
+    else:
+        taken = ["    kwargs = call.kwargs"]
+        fn, args = "call.fn", "call.args"
+    ended = ["call.now = now()"] if shape.timed or judged else []
+    return [
+        "try:",
+        *taken,
+        # Passing an empty dict on costs as much as the call itself.
+        f"    result = {wait}({fn}(*{args}, **kwargs) if kwargs else {fn}(*{args}))",
+        *(["    verdict = of_result(result)"] if judged else []),
+        "except BaseException as error:",
+        "    call.now = now()",
+        "    call.verdict = of_error(error, call)",
+        "    raise",
+        *ended,
+        f"call.verdict = {'verdict' if judged else 'OK'}",
+    ]
+
+
+def _around(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
+    if parts == ("enter",):
+        return [f"{wait}enter{number}(call)", *body]
+    after = [f"exit{number}(call, token{number})"] if "exit" in parts else []
+    failed = "failed" in parts
+    return [
+        f"token{number} = {wait}enter{number}(call)",
+        "try:",
+        *_indented(body),
+        f"except BaseException{' as error' if failed else ''}:",
+        *_indented([f"failed{number}(call, token{number}, error)"] if failed else after),
+        "    raise",
+        *after,
+    ]
+
+
+def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
+    begin = [f"begin{number}(call)"] if "begin" in parts else []
+    if "tally" in parts:
+        begin = [f"if call.now < tally{number}.edge:", f"    tally{number}.count += 1", "else:", *_indented(begin)]
+    return [
+        *begin,
+        "while True:",
+        "    try:",
+        *_indented(_indented(body)),
+        "    except Exception as error:",
+        f"        delay{number} = after_error{number}(call, error)",
+        f"        if delay{number} is None:",
+        "            raise",
+        "    else:",
+        "        if call.verdict is not FAILED:",
+        "            break",
+        f"        delay{number} = after_result{number}(call, result)",
+        f"        if delay{number} is None:",
+        "            break",
+        f"    {wait}sleep{number}(call, delay{number})",
+        "    call.again()",
+    ]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [INDENT + line for line in lines]

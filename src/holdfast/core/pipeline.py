@@ -1,0 +1,196 @@
+"""Policies in a row, folded once into one handler."""
+
+import functools
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from holdfast.core.call import AsyncHandler, Call, Handler
+from holdfast.core.classify import DEFAULT, Classifier
+from holdfast.core.clock import SYSTEM, Clock
+from holdfast.core.context import current_deadline
+from holdfast.core.fuse import Entry, Fragment, Invocation, fuse
+from holdfast.core.guard import Guard
+from holdfast.core.policy import Fused, Gate, Policy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+POLICIES_LIMIT: Final = 64
+"""Policies in one pipeline."""
+
+
+class Caller:
+    """Calls functions through a pipeline, with some of the call's fields set beforehand."""
+
+    def __init__(self, pipeline: "Pipeline", fields: dict[str, Any]) -> None:
+        self._pipeline = pipeline
+        self._fields = fields
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """``fn`` under the pipeline: a function of the same kind and signature.
+
+        ``TypeError`` for generator functions: their work is done after they have returned. Use ``guard()``.
+        """
+        import inspect
+
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise TypeError(f"{fn!r} is a generator function; use 'with pipeline.guard():' around its body")
+        asynchronous = _is_coroutine_function(fn)
+        run = self._pipeline.entry(fn, asynchronous) if not self._fields else self._long_way(fn, asynchronous)
+        return cast("Callable[P, R]", functools.update_wrapper(run, fn))
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call ``fn`` through the pipeline, in this thread."""
+        run = self._pipeline.run  # a local: calling an attribute that is no method is slow
+        return cast("R", run(self._made(fn, args, kwargs)))
+
+    async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Await ``fn`` through the pipeline."""
+        run = self._pipeline.run_async
+        return cast("R", await run(self._made(fn, args, kwargs)))
+
+    def bind(self, **fields: Any) -> "Caller":
+        """The same pipeline with fields of ``Call`` set: ``key``, ``cost``, ``idempotent``, ``criticality``, ..."""
+        merged = self._fields | fields
+        unknown = merged.keys() - set(Call.__struct_fields__)
+        if unknown:
+            raise TypeError(f"a call has no field {min(unknown)!r}; it has {', '.join(Call.__struct_fields__)}")
+        return Caller(self._pipeline, merged)
+
+    def guard(self, **fields: Any) -> Guard:
+        """A ``with`` block under the pipeline, which must be of gates only; else ``TypeError``."""
+        pipeline = self._pipeline
+        gates = [policy for policy in pipeline.policies if isinstance(policy, Gate)]
+        if len(gates) != len(pipeline.policies):
+            others = ", ".join(policy.name for policy in pipeline.policies if not isinstance(policy, Gate))
+            raise TypeError(f"a block cannot be run by {others}; decorate a function, or use call() or acall()")
+        return Guard(gates, pipeline.classifier, self.bind(**fields)._made(_block, (), {}))
+
+    def _made(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], operation: str = "") -> Call:
+        pipeline = self._pipeline
+        clock = pipeline.clock
+        call = Call(fn, args, kwargs, pipeline.name or operation, clock, clock.now(), current_deadline())
+        for name, value in self._fields.items():
+            setattr(call, name, value)
+        return call
+
+    def _long_way(self, fn: Callable[..., Any], asynchronous: bool) -> Callable[..., Any]:
+        operation = _name_of(fn)
+        if asynchronous:
+
+            async def run_async(*args: Any, **kwargs: Any) -> Any:
+                return await self._pipeline.run_async(self._made(fn, args, kwargs, operation))
+
+            return run_async
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return self._pipeline.run(self._made(fn, args, kwargs, operation))
+
+        return run
+
+
+class Pipeline(Caller):
+    """Policies around a function, the outermost first: reading order is execution order.
+
+    ``name`` is the operation that calls, metrics and refusals carry; by default the function's. Immutable but for
+    ``replace``; safe from any thread and event loop. Calls in flight finish on the chain they began on.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        *policies: Policy[Any],
+        classify: Classifier = DEFAULT,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(self, {})
+        self.name = name
+        self.clock = clock
+        self.classifier = classify
+        self.policies: tuple[Policy[Any], ...] = ()
+        self.version = object()
+        self._lock = threading.Lock()
+        self.run: Handler
+        self.run_async: AsyncHandler
+        self.replace(*policies)
+
+    def replace(self, *policies: Policy[Any]) -> None:
+        """Use other policies from the next call on. One that is in both keeps its state.
+
+        ``TypeError`` when one is no policy, ``ValueError`` when one stands there twice or there are more than
+        ``POLICIES_LIMIT``; then nothing has changed.
+        """
+        for policy in policies:
+            if not isinstance(policy, Policy):
+                raise TypeError(f"{policy!r} is no policy; give instances such as Timeout(2.0)")
+            if sum(policy is other for other in policies) > 1:
+                raise ValueError(f"{policy.name!r} stands twice in pipeline {self.name!r}; make two policies")
+        if len(policies) > POLICIES_LIMIT:
+            raise ValueError(f"{len(policies)} policies in one pipeline; {POLICIES_LIMIT} is the limit")
+        self._compile(policies)
+        for policy in policies:
+            policy.used_by(self)
+
+    def entry(self, fn: Callable[..., Any], asynchronous: bool) -> Any:
+        """``fn`` under this pipeline, compiled together with it."""
+        with self._lock:
+            made = Entry(fn, self.name or _name_of(fn), self.clock, self, self.version)
+            return _folded(self.policies, self._invocation(self.policies), asynchronous=asynchronous, entry=made)
+
+    def compile(self) -> None:
+        """Fold the policies again: some are folded differently under other settings."""
+        self._compile(self.policies)
+
+    def find(self, name: str) -> Policy[Any]:
+        """The outermost policy of that name or kind. ``LookupError`` when there is none."""
+        for policy in self.policies:
+            if name in (policy.name, policy.kind):
+                return policy
+        have = ", ".join(policy.name for policy in self.policies) or "none"
+        raise LookupError(f"pipeline {self.name!r} has no policy {name!r}; it has {have}")
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """State and counters of each policy, outermost first."""
+        return [{"policy": policy.name, "kind": policy.kind, **policy.snapshot()} for policy in self.policies]
+
+    def _compile(self, policies: tuple[Policy[Any], ...]) -> None:
+        with self._lock:
+            invocation = self._invocation(policies)
+            run: Handler = _folded(policies, invocation, asynchronous=False)
+            run_async: AsyncHandler = _folded(policies, invocation, asynchronous=True)
+            self.policies, self.run, self.run_async, self.version = policies, run, run_async, object()
+
+    def _invocation(self, policies: tuple[Policy[Any], ...]) -> Invocation:
+        return Invocation(self.classifier, self.clock.now, any(policy.timed for policy in policies))
+
+
+def _folded(policies: Sequence[Policy[Any]], inner: Any, *, asynchronous: bool, entry: Entry | None = None) -> Any:
+    fragments: list[Fragment] = []
+    for policy in reversed(policies):
+        if isinstance(policy, Fused):
+            fragments.insert(0, policy.fragment(asynchronous))
+            continue
+        if fragments or isinstance(inner, Invocation):
+            inner = fuse(fragments, inner, asynchronous=asynchronous)
+            fragments = []
+        inner = policy.wrap_async(inner) if asynchronous else policy.wrap(inner)
+    if fragments or isinstance(inner, Invocation) or entry is not None:
+        inner = fuse(fragments, inner, asynchronous=asynchronous, entry=entry)
+    return inner
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__qualname__", None) or repr(fn))
+
+
+def _is_coroutine_function(fn: Any) -> bool:
+    import inspect
+
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - a callable object
+
+
+def _block() -> None:
+    """What a guarded block stands for."""

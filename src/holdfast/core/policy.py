@@ -1,0 +1,232 @@
+"""A policy turns a handler into a handler. Most are gates: they admit or refuse, learn from the outcome, never wait.
+
+Gates are exact under threads without a lock on the path that every call takes (a lock costs as much as all the
+rest of a gate). The rule, see docs/adr/0002: in ``enter`` and ``exit``, once something that may let another
+thread run has happened (a call, a jump backwards, the making of a container), no attribute is stored any more.
+CPython switches threads at no other point, so what comes before is one step. Work that needs more than one
+step takes ``self.lock``. ``tests/core/test_one_step.py`` holds every gate to it.
+"""
+
+import functools
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
+
+import msgspec
+
+from holdfast.core.call import AsyncHandler, Call, Handler
+from holdfast.core.errors import Rejected
+from holdfast.core.event import Event, Listeners
+from holdfast.core.fuse import Around, Fragment, fuse
+from holdfast.core.settings import GateSettings, PolicySettings
+
+if TYPE_CHECKING:
+    from holdfast.core.guard import Guard
+    from holdfast.core.pipeline import Pipeline
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=PolicySettings)
+G = TypeVar("G", bound=GateSettings)
+
+
+class CallRefused(Event, frozen=True):
+    """A policy refused a call; with ``observed`` it would have, and let it pass."""
+
+    policy: str
+    kind: str
+    operation: str
+    reason: str
+    observed: bool
+
+
+def accepts(settings: Callable[P, S]) -> Callable[[Callable[[Any, S], None]], Callable[Concatenate[Any, P], None]]:
+    """Lets a policy's ``__init__(self, settings)`` be called with the parameters of ``settings`` itself.
+
+    So they are written down once. At most one, the first, may be given by position.
+    """
+
+    def decorate(init: Callable[[Any, S], None]) -> Callable[Concatenate[Any, P], None]:
+        @functools.wraps(init)
+        def constructed(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+            if len(args) > 1:
+                raise TypeError(f"{type(self).__name__} takes one argument by position; name the others")
+            init(self, settings(*args, **kwargs))
+
+        return cast("Callable[Concatenate[Any, P], None]", constructed)
+
+    return decorate
+
+
+class Policy(ABC, Generic[S]):
+    """What goes around a call. One object may serve many pipelines, threads and event loops at a time.
+
+    ``kind`` is its name in the catalog, ``settings`` what it works by, ``name`` what refusals and metrics call it.
+    Also a decorator: ``@Breaker()`` is a pipeline of one.
+    """
+
+    kind: ClassVar[str] = ""
+    timed: bool = False
+    """Whether ``call.now`` must be stamped when an attempt succeeds; it always is when one raises."""
+
+    def __init__(self, settings: S) -> None:
+        self.lock = threading.Lock()
+        self.listeners = Listeners()
+        self.settings = settings
+        self.name = settings.name or self.kind
+        self._users: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+        self.apply(settings)
+
+    @classmethod
+    def from_settings(cls, settings: S) -> "Policy[S]":
+        """A policy that works by ``settings``."""
+        policy = cls.__new__(cls)
+        getattr(cls.__init__, "__wrapped__", cls.__init__)(policy, settings)
+        return policy
+
+    @abstractmethod
+    def wrap(self, inner: Handler) -> Handler:
+        """``inner`` with this policy around it."""
+
+    @abstractmethod
+    def wrap_async(self, inner: AsyncHandler) -> AsyncHandler:
+        """As ``wrap``, for coroutines."""
+
+    def apply(self, settings: S) -> None:
+        """Take over ``settings``: derive from them what the hot path reads. The state stays. Must not fail."""
+
+    def update(self, **changes: Any) -> None:
+        """Change some settings while calls are under way; the state is kept. Safe from any thread.
+
+        Raises ``ConfigError`` for values that do not fit and ``TypeError`` for names that are none; then nothing
+        has changed.
+        """
+        self.replace_settings(msgspec.structs.replace(self.settings, **changes))
+
+    def replace_settings(self, settings: S) -> None:
+        """As ``update``, with all settings at once."""
+        with self.lock:
+            self.apply(settings)
+            self.settings = settings
+            self.name = settings.name or self.kind
+        for pipeline in tuple(self._users):
+            pipeline.compile()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Its state and counters, as plain values. Counters only grow."""
+        return {}
+
+    def used_by(self, pipeline: "Pipeline") -> None:
+        """Remember (weakly) a pipeline that has to be compiled anew when settings change."""
+        self._users.add(pipeline)
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        return self._alone(fn.__qualname__)(fn)
+
+    def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run ``fn`` under this policy."""
+        return self._single.call(fn, *args, **kwargs)
+
+    def acall(self, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the coroutine function ``fn`` under this policy."""
+        return self._single.acall(fn, *args, **kwargs)
+
+    @functools.cached_property
+    def _single(self) -> "Pipeline":
+        return self._alone(self.name)
+
+    def _alone(self, name: str) -> "Pipeline":
+        from holdfast.core.pipeline import Pipeline
+
+        return Pipeline(name, self)
+
+
+class Fused(Policy[S]):
+    """A policy that is a fragment of a generated function: neighbours of this kind share one frame."""
+
+    @abstractmethod
+    def fragment(self, asynchronous: bool) -> Fragment:
+        """What it does before, after, or again."""
+
+    def wrap(self, inner: Handler) -> Handler:
+        handler: Handler = fuse([self.fragment(False)], inner, asynchronous=False)
+        return handler
+
+    def wrap_async(self, inner: AsyncHandler) -> AsyncHandler:
+        handler: AsyncHandler = fuse([self.fragment(True)], inner, asynchronous=True)
+        return handler
+
+
+class Gate(Fused[G]):
+    """Admits or refuses on the way in, learns on the way out. Written once, it serves sync and async calls.
+
+    ``enter`` returns a token, which ``exit`` gets back with the same call, its ``verdict`` stamped, and ``now`` too
+    when the attempt raised or the gate is ``timed``.
+    A token of None means that nothing is held: ``exit`` must leave the state as it is. Neither waits, reads a
+    clock or runs user code. Every ``enter`` that returned is followed by one ``exit``, whatever happens between.
+    """
+
+    waits: bool = False
+    """Whether it may wait for its turn, so that ``admit`` and ``admit_async`` are used in place of ``enter``."""
+
+    def __init__(self, settings: G) -> None:
+        self.refused = 0
+        self.observed = 0
+        super().__init__(settings)
+
+    @abstractmethod
+    def enter(self, call: Call) -> Any:
+        """Admit ``call`` and return a token, or refuse it::
+
+        error = RateLimited(self.name, "why", retry_after, snapshot)
+        if self.spares(call, error):
+            return None
+        raise error
+        """
+
+    def exit(self, call: Call, token: Any) -> None:
+        """The admitted call ended: give back what ``token`` stands for, learn from ``call.verdict``."""
+
+    def admit(self, call: Call) -> Any:
+        """As ``enter``, but may block the thread until its turn, never past ``call.deadline``. Restamps ``now``."""
+        return self.enter(call)
+
+    async def admit_async(self, call: Call) -> Any:
+        """As ``enter``, but may wait for its turn, never past ``call.deadline``. Restamps ``now``.
+
+        A cancelled wait holds nothing.
+        """
+        return self.enter(call)
+
+    def spares(self, call: Call, error: Rejected) -> bool:
+        """Count a refusal. True when this gate only observes: then let the call pass, else raise ``error``.
+
+        Not raised here: each frame that an exception passes through costs as much as the rest of a gate.
+        """
+        observed = self.settings.observe
+        if observed:
+            self.observed += 1
+        else:
+            self.refused += 1
+        if self.listeners.active:
+            self._tell(call, error, observed)
+        return observed
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"refused": self.refused, "observed": self.observed}
+
+    def guard(self, **fields: Any) -> "Guard":
+        """A ``with`` or ``async with`` block under this gate; ``fields`` are those of ``Call`` (key, cost, ...)."""
+        return self._single.guard(**fields)
+
+    def fragment(self, asynchronous: bool) -> Fragment:
+        leave = None if type(self).exit is Gate.exit else self.exit
+        if not self.waits:
+            return Around(self.enter, leave)
+        return Around(self.admit_async if asynchronous else self.admit, leave, waits=True)
+
+    def _tell(self, call: Call, error: Rejected, observed: bool) -> None:
+        at = call.clock.wall()
+        self.listeners.emit(lambda: CallRefused(at, self.name, self.kind, call.operation, error.reason, observed))

@@ -1,0 +1,110 @@
+"""What the settings of all policies have in common: how they are read, checked, and replaced."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.core.duration import Duration, parse_duration
+from holdfast.core.errors import ConfigError
+from holdfast.core.fields import Field, fields_of
+from holdfast.core.kinds import Reader, Refused, from_plain
+
+ERRORS_LIMIT: Final = 64
+"""Exception classes that one setting may list."""
+
+
+def about(text: str, **extra: object) -> Meta:
+    """What a setting is, in a sentence, and its limits: ``ge``, ``gt``, ``le``, ``lt``."""
+    return Meta(description=text, extra=dict(extra))
+
+
+def _read_seconds(value: Any) -> Duration:
+    return Duration(parse_duration(value))
+
+
+def _read_function(value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    raise Refused("a function", "it can only be given in code")
+
+
+def _read_errors(value: Any) -> tuple[type[BaseException], ...]:
+    listed = value if isinstance(value, tuple | list) else (value,)
+    if len(listed) > ERRORS_LIMIT:
+        raise Refused(f"at most {ERRORS_LIMIT} exceptions")
+    return tuple(_error_class(item) for item in listed)
+
+
+def _error_class(item: Any) -> type[BaseException]:
+    if isinstance(item, str):
+        module, _, name = item.rpartition(".")
+        try:
+            item = getattr(importlib.import_module(module or "builtins"), name)
+        except (ImportError, AttributeError, ValueError):
+            raise Refused("the name of an exception, such as OSError or package.module.Error", "") from None
+    if isinstance(item, type) and issubclass(item, BaseException):
+        return item
+    raise ValueError
+
+
+Seconds: TypeAlias = Annotated[
+    float, Meta(extra={"reader": Reader(_read_seconds, "a duration such as 500ms or 1m30s")})
+]
+"""The type of a setting that is a duration: a float of seconds in code, text such as ``500ms`` in data too."""
+ERRORS: Final = Reader(_read_errors, "exceptions, or their names such as OSError")
+FUNCTION: Final = Reader(_read_function, "a function")
+Errors: TypeAlias = Annotated[type[BaseException] | tuple[type[BaseException], ...], Meta(extra={"reader": ERRORS})]
+"""The type of a setting that lists exceptions; always a tuple once it is read."""
+
+
+class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one policy. Immutable, validated when they are made, whoever makes them.
+
+    Derive with ``frozen=True``; the first field of the class is the one that may be given by position. Raises
+    ``ConfigError``, which names the setting, the value and what was expected.
+    """
+
+    name: Annotated[str, about("What logs, metrics and refusals call it; by default its kind.")] = ""
+
+    def __post_init__(self) -> None:
+        owner = self.owner()
+        for field in settings_of(type(self)):
+            value = getattr(self, field.name)
+            try:
+                read = from_plain(field.kinds, value)
+            except Refused as refused:
+                raise ConfigError(f"{owner} {field.name}", value, refused.expected, hint=refused.hint) from None
+            if read is not value:
+                msgspec.structs.force_setattr(self, field.name, read)
+        self.check()
+
+    @classmethod
+    def owner(cls) -> str:
+        """The name of the policy that these settings are for."""
+        return cls.__name__.removesuffix("Settings")
+
+    def check(self) -> None:
+        """Rules between several settings: raise with ``self.wrong(...)``."""
+
+    def wrong(self, name: str, expected: str, hint: str = "") -> ConfigError:
+        """The error for a setting that does not go with the others."""
+        return ConfigError(f"{self.owner()} {name}", getattr(self, name), expected, hint=hint)
+
+
+class GateSettings(PolicySettings, frozen=True, kw_only=True):
+    """The settings that every gate has."""
+
+    observe: Annotated[bool, about("Refuse nothing; count what would have been refused.")] = False
+
+
+@functools.cache
+def settings_of(schema: type[PolicySettings]) -> list[Field]:
+    """The settings in ``schema``, its own first."""
+    return fields_of(schema)
+
+
+Function: TypeAlias = Callable[..., Any]

@@ -1,0 +1,139 @@
+"""Timeout: a call gets so much time, and everything below it knows how much is left."""
+
+import asyncio
+from contextvars import Token
+from threading import get_ident
+from typing import Annotated, Any
+
+from holdfast.core.call import Call
+from holdfast.core.context import current_deadline, reset_deadline, set_deadline
+from holdfast.core.errors import DeadlineExceeded
+from holdfast.core.fuse import Around, Fragment
+from holdfast.core.policy import Fused, accepts
+from holdfast.core.settings import PolicySettings, Seconds, about
+from holdfast.resilience.expiry import Entry, Lane, task_of
+
+
+class TimeoutSettings(PolicySettings, frozen=True):
+    """Settings of ``Timeout``."""
+
+    seconds: Annotated[Seconds, about("How long the call may take.", gt=0)]
+
+
+class Timeout(Fused[TimeoutSettings]):
+    """Gives each call at most ``seconds``, and never more than the deadline around it leaves.
+
+    The deadline is ambient: policies, clients and ``remaining()`` further in see it. An async call is cancelled
+    at its deadline and raises ``DeadlineExceeded``; it must run in a task. A call whose deadline has passed
+    already is not begun. A sync call cannot be interrupted: what is further in is told the deadline, and a
+    result that comes late all the same is returned.
+
+    A cancellation from outside goes through at once, also when it meets the deadline.
+    """
+
+    kind = "timeout"
+
+    @accepts(TimeoutSettings)
+    def __init__(self, settings: TimeoutSettings) -> None:
+        self.expired = 0
+        self.refused = 0
+        super().__init__(settings)
+
+    def apply(self, settings: TimeoutSettings) -> None:
+        self._seconds = float(settings.seconds)
+        # A lane holds equal durations only, so new seconds mean new lanes; the old ones run empty.
+        self._lanes: dict[int, Lane] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, Lane] = {}
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"seconds": self._seconds, "expired": self.expired, "refused": self.refused}
+
+    def fragment(self, asynchronous: bool) -> Fragment:
+        if asynchronous:
+            return Around(self._enter_task, self._exit_task, self._fail_task)
+        return Around(self._enter, self._exit)
+
+    def _enter(self, call: Call) -> Token[float]:
+        deadline = call.now + self._seconds
+        if deadline >= call.deadline:
+            deadline = call.deadline
+            if deadline <= call.now:
+                raise self._refusal()
+        call.deadline = deadline
+        return set_deadline(deadline)
+
+    def _exit(self, call: Call, token: Token[float]) -> None:
+        reset_deadline(token)
+
+    def _enter_task(self, call: Call) -> Entry:
+        deadline = call.now + self._seconds
+        ident = get_ident()
+        lane = self._lanes.get(ident)
+        # The private attribute of asyncio's own loops says whether this thread still runs that loop.
+        if lane is None or lane.loop._thread_id != ident:  # type: ignore[attr-defined]
+            lane = self._lane(call, ident)
+        if deadline >= call.deadline:
+            return self._enter_outer(call, lane)
+        task = task_of(lane.loop)
+        if task is None:
+            raise self._outside()
+        entries = lane.entries
+        entries[call] = entry = (deadline, task, task.cancelling(), set_deadline(deadline), entries)
+        if lane.timer is None:  # what Lane.add does, without the call
+            lane.arm(deadline)
+        call.deadline = deadline
+        return entry
+
+    def _enter_outer(self, call: Call, lane: Lane) -> Entry:
+        """Begin a call whose deadline is not ours but the nearer one around it, which nobody else may enforce."""
+        deadline = call.deadline
+        if deadline <= call.now:
+            raise self._refusal()
+        lane = lane.of_any_deadline()
+        task = task_of(lane.loop)
+        if task is None:
+            raise self._outside()
+        entry = (deadline, task, task.cancelling(), set_deadline(deadline), lane.entries)
+        lane.add(call, entry)
+        return entry
+
+    def _outside(self) -> RuntimeError:
+        return RuntimeError(f"{self.name} interrupts tasks, and this runs in none; await it in a task of the loop")
+
+    def _exit_task(self, call: Call, entry: Entry) -> None:
+        reset_deadline(entry[3])
+        if entry[4].pop(call, None) is None:
+            self.expired += 1
+            entry[1].uncancel()
+
+    def _fail_task(self, call: Call, entry: Entry, error: BaseException) -> None:
+        _, task, pending, token, entries = entry
+        reset_deadline(token)
+        if entries.pop(call, None) is None:
+            self.expired += 1
+            if task.uncancel() <= pending and isinstance(error, asyncio.CancelledError):
+                raise DeadlineExceeded(self.name, self._lateness(call, entry), None, self.snapshot()) from error
+
+    def _lateness(self, call: Call, entry: Entry) -> str:
+        if call.deadline == current_deadline():
+            return "the deadline around the call passed"
+        return f"took longer than {self._seconds:g} s"
+
+    def _refusal(self) -> DeadlineExceeded:
+        self.refused += 1
+        return DeadlineExceeded(self.name, "the deadline had passed before the call began", None, self.snapshot())
+
+    def _lane(self, call: Call, ident: int) -> Lane:
+        """The lane of the loop that runs here, remembered for the next call of this thread.
+
+        Loops other than asyncio's (uvloop) do not tell their thread, and are looked for at each call.
+        """
+        loop = asyncio.get_running_loop()
+        lane = self._by_loop.get(loop)
+        if lane is None:
+            for known in [known for known in tuple(self._by_loop) if known.is_closed()]:
+                self._by_loop.pop(known, None)
+            lane = self._by_loop[loop] = Lane(loop, call.clock)
+        if hasattr(loop, "_thread_id"):
+            self._lanes[ident] = lane
+        return lane
