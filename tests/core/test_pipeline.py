@@ -411,7 +411,7 @@ def test_what_cannot_be_a_pipeline_changes_nothing() -> None:
     gate = Recorder(log)
     pipeline = Pipeline("x", gate)
     with pytest.raises(TypeError, match="no policy"):
-        pipeline.replace(Recorder)
+        pipeline.replace(Recorder)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="stands twice"):
         pipeline.replace(gate, Recorder(log), gate)
     with pytest.raises(ValueError, match="the limit"):
