@@ -115,8 +115,8 @@ class Pipeline(Caller):
         self.run_async: AsyncHandler
         self.replace(*policies)
 
-    def replace(self, *policies: Policy[Any]) -> None:
-        """Use other policies from the next call on. One that is in both keeps its state.
+    def replace(self, *policies: Policy[Any], classify: Classifier | None = None) -> None:
+        """Use other policies, and perhaps another classifier, from the next call on. One that stays keeps its state.
 
         ``TypeError`` when one is no policy, ``ValueError`` when one stands there twice or there are more than
         ``POLICIES_LIMIT``; then nothing has changed.
@@ -128,7 +128,7 @@ class Pipeline(Caller):
                 raise ValueError(f"{policy.name!r} stands twice in pipeline {self.name!r}; make two policies")
         if len(policies) > POLICIES_LIMIT:
             raise ValueError(f"{len(policies)} policies in one pipeline; {POLICIES_LIMIT} is the limit")
-        self._compile(policies)
+        self._compile(policies, classify or self.classifier)
         for policy in policies:
             policy.used_by(self)
 
@@ -136,11 +136,13 @@ class Pipeline(Caller):
         """``fn`` under this pipeline, compiled together with it."""
         with self._lock:
             made = Entry(fn, self.name or _name_of(fn), self.clock, self, self.version)
-            return _folded(self.policies, self._invocation(self.policies), asynchronous=asynchronous, entry=made)
+            return _folded(
+                self.policies, self._invocation(self.policies, self.classifier), asynchronous=asynchronous, entry=made
+            )
 
     def compile(self) -> None:
         """Fold the policies again: some are folded differently under other settings."""
-        self._compile(self.policies)
+        self._compile(self.policies, self.classifier)
 
     def find(self, name: str) -> Policy[Any]:
         """The outermost policy of that name or kind. ``LookupError`` when there is none."""
@@ -154,15 +156,16 @@ class Pipeline(Caller):
         """State and counters of each policy, outermost first."""
         return [{"policy": policy.name, "kind": policy.kind, **policy.snapshot()} for policy in self.policies]
 
-    def _compile(self, policies: tuple[Policy[Any], ...]) -> None:
+    def _compile(self, policies: tuple[Policy[Any], ...], classifier: Classifier) -> None:
         with self._lock:
-            invocation = self._invocation(policies)
+            invocation = self._invocation(policies, classifier)
             run: Handler = _folded(policies, invocation, asynchronous=False)
             run_async: AsyncHandler = _folded(policies, invocation, asynchronous=True)
-            self.policies, self.run, self.run_async, self.version = policies, run, run_async, object()
+            self.policies, self.classifier, self.run, self.run_async = policies, classifier, run, run_async
+            self.version = object()
 
-    def _invocation(self, policies: tuple[Policy[Any], ...]) -> Invocation:
-        return Invocation(self.classifier, self.clock.now, any(policy.timed for policy in policies))
+    def _invocation(self, policies: tuple[Policy[Any], ...], classifier: Classifier) -> Invocation:
+        return Invocation(classifier, self.clock.now, any(policy.timed for policy in policies))
 
 
 def _folded(policies: Sequence[Policy[Any]], inner: Any, *, asynchronous: bool, entry: Entry | None = None) -> Any:

@@ -55,6 +55,7 @@ def accepts(settings: Callable[P, S]) -> Callable[[Callable[[Any, S], None]], Ca
                 raise TypeError(f"{type(self).__name__} takes one argument by position; name the others")
             init(self, settings(*args, **kwargs))
 
+        constructed.accepts = settings  # type: ignore[attr-defined]
         return cast("Callable[Concatenate[Any, P], None]", constructed)
 
     return decorate
@@ -78,6 +79,14 @@ class Policy(ABC, Generic[S]):
         self.name = settings.name or self.kind
         self._users: weakref.WeakSet[Pipeline] = weakref.WeakSet()
         self.apply(settings)
+
+    @classmethod
+    def settings_type(cls) -> type[PolicySettings]:
+        """The struct that holds its settings. ``TypeError`` for a class whose constructor ``accepts`` none."""
+        found: type[PolicySettings] | None = getattr(cls.__init__, "accepts", None)
+        if found is None:
+            raise TypeError(f"{cls.__name__}.__init__ is not decorated with accepts(its settings)")
+        return found
 
     @classmethod
     def from_settings(cls, settings: S) -> "Policy[S]":

@@ -87,6 +87,11 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
         """The name of the policy that these settings are for."""
         return cls.__name__.removesuffix("Settings")
 
+    @classmethod
+    def positional(cls) -> str:
+        """The setting that may be given by position: the first of its own."""
+        return cls.__struct_fields__[0]
+
     def check(self) -> None:
         """Rules between several settings: raise with ``self.wrong(...)``."""
 

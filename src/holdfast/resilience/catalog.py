@@ -1,0 +1,179 @@
+"""Pipelines from plain data, as TOML or JSON give it: ``[{timeout = "2s"}, {retry = {attempts = 3}}, "breaker"]``.
+
+A policy is an entry with one name, its kind. The value is a table of settings, the one setting that may be given
+by position, or ``true`` for the defaults; a bare kind means the same. ``{classify = {ignore = ["KeyError"]}}``
+says which exceptions count. Everything is checked before anything is made or changed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.core.classify import DEFAULT, Classifier
+from holdfast.core.clock import SYSTEM, Clock
+from holdfast.core.errors import ConfigError
+from holdfast.core.fields import Field
+from holdfast.core.kinds import Refused, nearest
+from holdfast.core.pipeline import POLICIES_LIMIT, Pipeline
+from holdfast.core.policy import Policy
+from holdfast.core.settings import ERRORS, PolicySettings, settings_of
+from holdfast.resilience.timeout import Timeout
+
+CLASSIFY: Final = "classify"
+"""The entry that is no policy."""
+
+
+class Catalog:
+    """The kinds of policies that data may name. Immutable."""
+
+    def __init__(self, policies: Iterable[type[Policy[Any]]]) -> None:
+        self._kinds = {policy.kind: policy for policy in policies}
+
+    @property
+    def kinds(self) -> Mapping[str, type[Policy[Any]]]:
+        """Kind -> policy."""
+        return dict(self._kinds)
+
+    def adding(self, *policies: type[Policy[Any]]) -> "Catalog":
+        """A catalog that has these kinds too; one of the same name takes the other's place."""
+        return Catalog([*self._kinds.values(), *policies])
+
+    def find(self, kind: str, where: str, source: str = "") -> type[Policy[Any]]:
+        """The policy of that kind. ``ConfigError`` when there is none."""
+        if kind not in self._kinds:
+            near = nearest(kind, [*self._kinds, CLASSIFY])
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(sorted(self._kinds))}"
+            raise ConfigError(where, kind, "the kind of a policy", source=source, hint=hint)
+        return self._kinds[kind]
+
+
+CATALOG: Final = Catalog((Timeout,))
+"""Every policy of this package."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What data asks for, read and checked: the settings of each policy, outermost first, and the classifier."""
+
+    entries: tuple[tuple[type[Policy[Any]], PolicySettings], ...]
+    classifier: Classifier
+
+
+def read(data: object, *, where: str = "pipeline", source: str = "", catalog: Catalog = CATALOG) -> Plan:
+    """Check ``data`` and read it. ``ConfigError`` names the path (``pipeline[1].retry.attempts``) and the value."""
+    if not isinstance(data, Sequence) or isinstance(data, str | bytes):
+        raise ConfigError(where, data, "a list of policies", source=source, hint=_EXAMPLE)
+    if len(data) > POLICIES_LIMIT:
+        raise ConfigError(where, len(data), f"at most {POLICIES_LIMIT} policies", source=source)
+    entries = []
+    classifier: Classifier | None = None
+    for number, item in enumerate(data):
+        place = f"{where}[{number}]"
+        kind, value = _entry(item, place, source)
+        place = f"{place}.{kind}"
+        if kind == CLASSIFY:
+            if classifier is not None:
+                raise ConfigError(place, None, "one classify in a pipeline", source=source)
+            classifier = _classifier(value, place, source)
+            continue
+        policy = catalog.find(kind, place, source)
+        entries.append((policy, _settings(policy.settings_type(), value, place, source)))
+    return Plan(tuple(entries), classifier or DEFAULT)
+
+
+def build(
+    name: str,
+    data: object,
+    *,
+    clock: Clock = SYSTEM,
+    where: str = "pipeline",
+    source: str = "",
+    catalog: Catalog = CATALOG,
+) -> Pipeline:
+    """A pipeline from ``data``. ``ConfigError`` as ``read``."""
+    plan = read(data, where=where, source=source, catalog=catalog)
+    policies = [policy.from_settings(settings) for policy, settings in plan.entries]
+    return Pipeline(name, *policies, classify=plan.classifier, clock=clock)
+
+
+def reconfigure(
+    pipeline: Pipeline,
+    data: object,
+    *,
+    where: str = "pipeline",
+    source: str = "",
+    catalog: Catalog = CATALOG,
+) -> None:
+    """Make ``pipeline`` what ``data`` says, while calls are under way.
+
+    A policy that stays, by kind and name, keeps its state and takes the new settings; of several alike the first
+    stays the first. ``ConfigError`` as ``read``, and then nothing has changed. Not for two threads at once.
+    """
+    plan = read(data, where=where, source=source, catalog=catalog)
+    left = list(pipeline.policies)
+    chosen: list[Policy[Any]] = []
+    for kind, settings in plan.entries:
+        name = settings.name or kind.kind
+        old = next((policy for policy in left if type(policy) is kind and policy.name == name), None)
+        if old is not None:
+            left.remove(old)
+            old.replace_settings(settings)
+        chosen.append(old or kind.from_settings(settings))
+    pipeline.replace(*chosen, classify=plan.classifier)
+
+
+_EXAMPLE: Final = 'write for example [{ timeout = "2s" }, { retry = 3 }, "breaker"]'
+
+
+def _entry(item: object, place: str, source: str) -> tuple[str, object]:
+    if isinstance(item, str):
+        return item, True
+    if isinstance(item, Mapping) and len(item) == 1:
+        ((kind, value),) = item.items()
+        if isinstance(kind, str):
+            return kind, value
+    raise ConfigError(place, item, "one policy, by its kind", source=source, hint=_EXAMPLE)
+
+
+def _settings(schema: type[PolicySettings], value: object, place: str, source: str) -> PolicySettings:
+    fields = {field.name: field for field in settings_of(schema)}
+    if value is True:
+        values: Mapping[str, Any] = {}
+    elif isinstance(value, Mapping):
+        values = value
+    else:
+        values = {schema.positional(): value}
+    for name in values:
+        if name not in fields:
+            near = nearest(str(name), fields)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(fields)}"
+            raise ConfigError(f"{place}.{name}", None, "the name of a setting", source=source, hint=hint)
+    for name, field in fields.items():
+        if field.required and name not in values:
+            raise ConfigError(f"{place}.{name}", None, field.expected, source=source, hint="it must be given")
+    try:
+        return schema(**values)
+    except ConfigError as error:
+        name = error.path.rpartition(" ")[2]
+        raise ConfigError(f"{place}.{name}", error.value, error.expected, source=source, hint=error.hint) from None
+
+
+def _classifier(value: object, place: str, source: str) -> Classifier:
+    if not isinstance(value, Mapping):
+        raise ConfigError(place, value, 'a table such as { ignore = ["KeyError"] }', source=source)
+    read: dict[str, tuple[type[BaseException], ...]] = {}
+    for name, listed in value.items():
+        if name not in ("ignore", "record"):
+            raise ConfigError(f"{place}.{name}", None, "ignore or record", source=source)
+        try:
+            read[name] = ERRORS.read(listed)
+        except Refused as refused:
+            raise ConfigError(f"{place}.{name}", listed, refused.expected, source=source) from None
+        except ValueError:
+            raise ConfigError(f"{place}.{name}", listed, ERRORS.expected, source=source) from None
+    return Classifier(read.get("ignore", DEFAULT.ignore), read.get("record", DEFAULT.record))
+
+
+def fields(kind: str, catalog: Catalog = CATALOG) -> list[Field]:
+    """The settings of a kind of policy, for tables and schemas. ``ConfigError`` when there is no such kind."""
+    return settings_of(catalog.find(kind, "kind").settings_type())
