@@ -406,6 +406,17 @@ def test_a_replaced_chain_serves_the_next_call_and_calls_in_flight_finish_on_the
     assert [entry[:2] for entry in log] == [("enter", "old"), ("enter", "new"), ("exit", "old"), ("exit", "new")]
 
 
+def test_a_replaced_clock_is_that_of_the_next_call() -> None:
+    log: Log = []
+    gate = Recorder(log)
+    gate.timed = True
+    pipeline = Pipeline("x", gate)
+    decorated = pipeline(lambda: None)
+    pipeline.replace(gate, clock=VirtualClock(start=77.0))
+    decorated()
+    assert log[-1][3] == 77.0
+
+
 def test_what_cannot_be_a_pipeline_changes_nothing() -> None:
     log: Log = []
     gate = Recorder(log)

@@ -23,7 +23,7 @@ in as parameters. A gate with an exit and one without, around a user's function,
         return result
 
 An *entry* is the same with the making of the call in front: what a decorated function becomes. It is made for
-the pipeline as it is at that moment; once the pipeline has changed it goes the long way, through ``run``.
+the pipeline as it is at that moment; once the pipeline has changed it takes the long way.
 """
 
 import linecache
@@ -90,13 +90,17 @@ class Invocation(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a decorated function needs to make its calls. ``pipeline.version`` must be ``version`` for the short way."""
+    """What a decorated function needs to make its calls.
+
+    Once ``pipeline.version`` is another one than ``version``, ``long_way`` is called in its place.
+    """
 
     fn: Callable[..., Any]
     operation: str
     clock: Clock
     pipeline: Any
     version: object
+    long_way: Callable[..., Any]
 
 
 class _Shape(NamedTuple):
@@ -150,12 +154,11 @@ def _compiled(shape: _Shape) -> CodeType:
             body = _again(body, number, parts, wait)
     define = "async def" if shape.asynchronous else "def"
     if "fn" in shape.parameters:
-        run = "run_async" if shape.asynchronous else "run"
         lines = [
             f"{define} run(*args, **kwargs):",
-            "    call = Call(fn, args, kwargs, operation, clock, now(), deadline())",
             "    if pipeline.version is not version:",
-            f"        return {wait}pipeline.{run}(call)",
+            f"        return {wait}long_way(*args, **kwargs)",
+            "    call = Call(fn, args, kwargs, operation, clock, now(), deadline())",
         ]
     else:
         lines = [f"{define} run(call):"]

@@ -37,7 +37,9 @@ class Caller:
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise TypeError(f"{fn!r} is a generator function; use 'with pipeline.guard():' around its body")
         asynchronous = _is_coroutine_function(fn)
-        run = self._pipeline.entry(fn, asynchronous) if not self._fields else self._long_way(fn, asynchronous)
+        run = self._long_way(fn, asynchronous)
+        if not self._fields:
+            run = self._pipeline.entry(fn, run, asynchronous)
         return cast("Callable[P, R]", functools.update_wrapper(run, fn))
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -115,8 +117,8 @@ class Pipeline(Caller):
         self.run_async: AsyncHandler
         self.replace(*policies)
 
-    def replace(self, *policies: Policy[Any], classify: Classifier | None = None) -> None:
-        """Use other policies, and perhaps another classifier, from the next call on. One that stays keeps its state.
+    def replace(self, *policies: Policy[Any], classify: Classifier | None = None, clock: Clock | None = None) -> None:
+        """Use other policies from the next call on, and perhaps another classifier or clock. What stays keeps its state.
 
         ``TypeError`` when one is no policy, ``ValueError`` when one stands there twice or there are more than
         ``POLICIES_LIMIT``; then nothing has changed.
@@ -128,21 +130,20 @@ class Pipeline(Caller):
                 raise ValueError(f"{policy.name!r} stands twice in pipeline {self.name!r}; make two policies")
         if len(policies) > POLICIES_LIMIT:
             raise ValueError(f"{len(policies)} policies in one pipeline; {POLICIES_LIMIT} is the limit")
-        self._compile(policies, classify or self.classifier)
+        self._compile(policies, classify or self.classifier, clock or self.clock)
         for policy in policies:
             policy.used_by(self)
 
-    def entry(self, fn: Callable[..., Any], asynchronous: bool) -> Any:
-        """``fn`` under this pipeline, compiled together with it."""
+    def entry(self, fn: Callable[..., Any], long_way: Callable[..., Any], asynchronous: bool) -> Any:
+        """``fn`` under this pipeline, compiled together with it; ``long_way`` is what it does once that has changed."""
         with self._lock:
-            made = Entry(fn, self.name or _name_of(fn), self.clock, self, self.version)
-            return _folded(
-                self.policies, self._invocation(self.policies, self.classifier), asynchronous=asynchronous, entry=made
-            )
+            made = Entry(fn, self.name or _name_of(fn), self.clock, self, self.version, long_way)
+            invocation = _invocation(self.policies, self.classifier, self.clock)
+            return _folded(self.policies, invocation, asynchronous=asynchronous, entry=made)
 
     def compile(self) -> None:
         """Fold the policies again: some are folded differently under other settings."""
-        self._compile(self.policies, self.classifier)
+        self._compile(self.policies, self.classifier, self.clock)
 
     def find(self, name: str) -> Policy[Any]:
         """The outermost policy of that name or kind. ``LookupError`` when there is none."""
@@ -156,16 +157,17 @@ class Pipeline(Caller):
         """State and counters of each policy, outermost first."""
         return [{"policy": policy.name, "kind": policy.kind, **policy.snapshot()} for policy in self.policies]
 
-    def _compile(self, policies: tuple[Policy[Any], ...], classifier: Classifier) -> None:
+    def _compile(self, policies: tuple[Policy[Any], ...], classifier: Classifier, clock: Clock) -> None:
         with self._lock:
-            invocation = self._invocation(policies, classifier)
+            invocation = _invocation(policies, classifier, clock)
             run: Handler = _folded(policies, invocation, asynchronous=False)
             run_async: AsyncHandler = _folded(policies, invocation, asynchronous=True)
-            self.policies, self.classifier, self.run, self.run_async = policies, classifier, run, run_async
-            self.version = object()
+            self.policies, self.classifier, self.clock = policies, classifier, clock
+            self.run, self.run_async, self.version = run, run_async, object()
 
-    def _invocation(self, policies: tuple[Policy[Any], ...], classifier: Classifier) -> Invocation:
-        return Invocation(classifier, self.clock.now, any(policy.timed for policy in policies))
+
+def _invocation(policies: Sequence[Policy[Any]], classifier: Classifier, clock: Clock) -> Invocation:
+    return Invocation(classifier, clock.now, any(policy.timed for policy in policies))
 
 
 def _folded(policies: Sequence[Policy[Any]], inner: Any, *, asynchronous: bool, entry: Entry | None = None) -> Any:
