@@ -1,0 +1,324 @@
+"""AdaptiveLimit: finds out how many calls the server can work on at once, and refuses the least important others."""
+
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Annotated, Any, ClassVar, Final, Literal
+from zlib import crc32
+
+from holdfast.core.call import FAILED, OK, Call
+from holdfast.core.context import Criticality, current
+from holdfast.core.errors import Overloaded
+from holdfast.core.event import Event
+from holdfast.core.policy import Gate, accepts
+from holdfast.core.settings import FUNCTION, GateSettings, Seconds, about
+from holdfast.resilience.limits import LIMITS, QueueDelay
+from holdfast.resilience.limits.queue_delay import TARGET
+from holdfast.resilience.limits.ranks import Ranks
+from holdfast.resilience.limits.sample import Limit, Sample
+
+SHARES: Final = {
+    Criticality.SHEDDABLE: 0.15,
+    Criticality.SHEDDABLE_PLUS: 0.3,
+    Criticality.CRITICAL: 0.6,
+    Criticality.CRITICAL_PLUS: 1.0,
+}
+"""How much of what lies above the limit's floor each criticality may use. The floor, which keeps the server busy, is
+everybody's: shares of the whole limit would leave the server idle while calls are refused."""
+SAMPLES: Final = 32
+"""A window with fewer calls goes on, ..."""
+LONGEST_WINDOW: Final = 2.0
+"""... for so many seconds at most."""
+SPARE: Final = 1 / 3
+"""While fewer calls than this share of the floor are under way the rank does not matter: the server would be idle."""
+HASTE_UP: Final = 1.0
+HASTE_DOWN: Final = 0.5
+"""How strongly the admitted rate answers to fewer and to more calls under way than the set point. More strongly
+to fewer: what is let through too much the limit catches, what is refused too much is lost."""
+FURTHEST: Final = 2.0
+"""More calls under way than this many times the set point count as so many."""
+
+REFUSED_BY_LIMIT: Final = "the limit of calls under way is reached"
+REFUSED_BY_RANK: Final = "more important calls take all the capacity"
+REFUSED_FOR_WAITING: Final = "the call has waited too long already"
+
+
+class AdaptiveLimitSettings(GateSettings, frozen=True):
+    """Settings of ``AdaptiveLimit``."""
+
+    algorithm: Annotated[
+        Literal["queue_delay", "gradient2", "vegas", "aimd", "envoy", "bbr", "go_zero"],
+        about("What finds the limit."),
+    ] = "queue_delay"
+    target: Annotated[
+        Seconds, about("How long the most important calls may queue; less important ones a share of it.", gt=0)
+    ] = TARGET
+    initial: Annotated[int, about("The limit before anything is known.", ge=1)] = 20
+    minimum: Annotated[int, about("The limit is never below this.", ge=1)] = 1
+    maximum: Annotated[int, about("The limit is never above this.", ge=1)] = 1000
+    priorities: Annotated[
+        bool, about("Refuse the least critical calls first, and the same users; else whoever meets the limit.")
+    ] = True
+    window: Annotated[Seconds, about("The limit moves at most this often.", gt=0)] = 0.1
+    salt: Annotated[str, about("Change it, and other users are refused first.")] = ""
+    cpu: Annotated[
+        Callable[[], float] | None,
+        about(
+            "CPU seconds that the process has used; for bbr and go_zero. By default time.process_time.", reader=FUNCTION
+        ),
+    ] = None
+
+    def check(self) -> None:
+        if self.minimum > self.maximum:
+            raise self.wrong("minimum", f"at most maximum, which is {self.maximum}")
+
+
+class OverloadBegan(Event, frozen=True):
+    """The limit was reached: from now on calls are ranked, and the least important ones refused."""
+
+    policy: str
+    limit: float
+
+
+class OverloadEnded(Event, frozen=True):
+    """No call has been refused for some time."""
+
+    policy: str
+    limit: float
+
+
+class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
+    """Admits as many calls as can be worked on at once, with a short queue; refuses others at once, as ``Overloaded``.
+
+    Two things are decided. *How many*: an algorithm (``resilience.limits``) learns the limit from how long calls
+    take. *Who*: each criticality may use more of what lies above the limit's floor than the one below it; and
+    while there is an overload, calls are ranked by criticality and, inside of one, by a hash of ``call.key``, and
+    a threshold refuses those of the lowest ranks before they meet the limit. So one user gets the same answer to
+    all calls; and since the limit only has to catch what the threshold lets through too much, no capacity is lost.
+
+    Put it where calls are still cheap to refuse and all of them are seen: in the server's protocol. Behind a
+    queue (in a middleware of a CPU-bound app) it cannot see who waits; then ``call.arrived`` must be stamped, and
+    it refuses what has waited too long.
+
+    An answer that came past the call's deadline counts as dropped; other failures and ignored calls say nothing
+    about the limit. Safe from any thread; the limit is worked out once a window, in one of them.
+    """
+
+    kind: ClassVar[str] = "adaptive_limit"
+    timed = True
+
+    @accepts(AdaptiveLimitSettings)
+    def __init__(self, settings: AdaptiveLimitSettings) -> None:
+        self._in_flight = 0
+        self._peak = 0
+        # They only grow; a window is the difference of two readings, so no update can get lost in a reset.
+        self._completed = 0
+        self._spent = 0.0
+        self._late = 0
+        self.refused_by_limit = 0
+        self.refused_by_rank = 0
+        self.refused_for_waiting = 0
+        self._window_began = -inf
+        self._window_end = -inf
+        self._before = (0, 0.0, 0, 0, 0, 0.0)
+        self._limit: Limit | None = None
+        self._ranks = Ranks()
+        super().__init__(settings)
+
+    def apply(self, settings: AdaptiveLimitSettings) -> None:
+        limit = self._limit
+        if limit is None or settings.algorithm != self.settings.algorithm:
+            initial = settings.initial if limit is None else limit.limit
+            limit = LIMITS[settings.algorithm](initial=initial, minimum=settings.minimum, maximum=settings.maximum)
+        else:
+            limit.bound(settings.minimum, settings.maximum)
+        if isinstance(limit, QueueDelay):
+            limit.target = settings.target
+        self._limit = limit
+        self._priorities = settings.priorities
+        self._window = settings.window
+        self._ranks.salt = crc32(settings.salt.encode("utf-8", "surrogatepass"))
+        self._cpu = settings.cpu if settings.cpu is not None else time.process_time
+        self._waits = tuple(settings.target * share for share in SHARES.values())
+        if not settings.priorities:
+            self._ranks.stop()
+        self._derive(limit)
+
+    @property
+    def limit(self) -> float:
+        """How many calls may be under way, for the most important ones."""
+        assert self._limit is not None
+        return self._limit.limit
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are under way."""
+        return self._in_flight
+
+    def enter(self, call: Call) -> float:
+        under_way = self._in_flight
+        arrived = call.arrived
+        # Below the least important calls' limit nobody has to be judged.
+        if under_way < self._open and (not arrived or call.now - arrived < self._patience):
+            self._in_flight = under_way + 1
+            if under_way >= self._peak:
+                self._peak = under_way + 1
+            return arrived or call.now
+        answer = self._judge(call)
+        if isinstance(answer, Overloaded):
+            raise answer
+        return answer
+
+    def exit(self, call: Call, token: float) -> None:
+        self._in_flight -= 1
+        if call.verdict is OK:
+            self._completed += 1
+            self._spent += call.now - token
+        elif call.verdict is FAILED and call.now >= call.deadline:
+            self._late += 1
+            self._completed += 1
+            self._spent += call.now - token
+        if call.now >= self._window_end:
+            self._end_window(call)
+
+    def snapshot(self) -> dict[str, Any]:
+        limit = self._limit
+        assert limit is not None
+        return {
+            **super().snapshot(),
+            "algorithm": self.settings.algorithm,
+            "limit": limit.limit,
+            "floor": limit.floor,
+            "in_flight": self._in_flight,
+            "capacity": limit.capacity,
+            "threshold": self._ranks.threshold,
+            "overloaded": self._ranks.active,
+            "completed": self._completed,
+            "late": self._late,
+            "refused_by_limit": self.refused_by_limit,
+            "refused_by_rank": self.refused_by_rank,
+            "refused_for_waiting": self.refused_for_waiting,
+        }
+
+    def _judge(self, call: Call) -> float | Overloaded:
+        criticality = call.criticality if call.criticality is not None else current().criticality
+        ranks = self._ranks
+        if ranks.active and ranks.meet(criticality, call.key) and self._in_flight >= self._spare:
+            self.refused_by_rank += 1
+            return self._turn_away(call, REFUSED_BY_RANK)
+        if call.arrived and call.now - call.arrived >= self._waits[criticality]:
+            self.refused_for_waiting += 1
+            return self._turn_away(call, REFUSED_FOR_WAITING)
+        if self._take(self._levels[criticality]):
+            return call.arrived or call.now
+        self.refused_by_limit += 1
+        return self._turn_away(call, REFUSED_BY_LIMIT)
+
+    def _take(self, level: float) -> bool:
+        under_way = self._in_flight
+        if under_way >= level:
+            return False
+        self._in_flight = under_way + 1
+        if under_way >= self._peak:
+            self._peak = under_way + 1
+        return True
+
+    def _turn_away(self, call: Call, why: str) -> float | Overloaded:
+        if self._priorities and not self._ranks.active:
+            self._start_ranking(call)
+        if call.now >= self._window_end:
+            self._end_window(call)
+        error = Overloaded(self.name, why)
+        if not self.spares(call, error):
+            return error
+        self._take(inf)
+        return call.arrived or call.now
+
+    def _start_ranking(self, call: Call) -> None:
+        with self.lock:
+            if self._ranks.active:
+                return
+            self._ranks.start(call.now)
+            self._open = 0.0
+        if self.listeners.active:
+            self.listeners.emit(lambda: OverloadBegan(call.clock.wall(), self.name, self.limit))
+
+    def _end_window(self, call: Call) -> None:
+        used = self._cpu() if self._limit is not None and self._limit.needs_cpu else 0.0
+        # Whoever comes second finds the window ended.
+        if not self.lock.acquire(blocking=False):
+            return
+        ranking = self._ranks.active
+        try:
+            self._learn(call.now, used)
+            ended = ranking and not self._ranks.active
+        finally:
+            self.lock.release()
+        if ended and self.listeners.active:
+            self.listeners.emit(lambda: OverloadEnded(call.clock.wall(), self.name, self.limit))
+
+    def _learn(self, now: float, used: float) -> None:
+        seconds = now - self._window_began
+        reading = (
+            self._completed,
+            self._spent,
+            self._late,
+            self.refused_by_limit + self.refused_for_waiting,
+            self.refused_by_rank,
+            used,
+        )
+        completed, spent, late, refused, ranked, cpu = (
+            new - old for new, old in zip(reading, self._before, strict=True)
+        )
+        rtt = spent / completed if completed else 0.0
+        if not 0 <= seconds <= 2 * LONGEST_WINDOW:  # the first one, or nobody called for a while
+            self._next_window(now, reading)
+            return
+        if seconds < LONGEST_WINDOW and (seconds < self._window or completed < SAMPLES or seconds < rtt):
+            self._window_end = max(self._window_began, now) + self._window / 4
+            return
+        limit = self._limit
+        assert limit is not None
+        in_flight = spent / seconds
+        limit.update(
+            Sample(
+                now=now,
+                rtt=rtt,
+                in_flight=self._peak,
+                dropped=late > 0,
+                completed=int(completed),
+                refused=int(refused),
+                seconds=seconds,
+                cpu=cpu / seconds if limit.needs_cpu else -1.0,
+                shedding=self._ranks.threshold < inf,
+            )
+        )
+        if self._ranks.active and self._ranks.measure(now, self._window / 2, quiet=not refused and not ranked):
+            self._rank(limit, in_flight)
+        self._next_window(now, reading)
+        self._derive(limit)
+
+    def _rank(self, limit: Limit, in_flight: float) -> None:
+        if limit.capacity:
+            room = 1 - min(in_flight / limit.setpoint, FURTHEST)
+            # Squared: around the set point the threshold rests, so that users keep the answer that they have.
+            haste = room * abs(room) * (HASTE_UP if room > 0 else HASTE_DOWN)
+            self._ranks.admit(limit.capacity * (1 + haste), limit.capacity)
+
+    def _next_window(self, now: float, reading: tuple[int, float, int, int, int, float]) -> None:
+        self._before = reading
+        self._window_began = now
+        self._window_end = now + self._window
+        self._peak = self._in_flight
+
+    def _derive(self, limit: Limit) -> None:
+        floor, most = limit.floor, limit.limit
+        if self._priorities:
+            top = len(SHARES) - 1
+            shares = [0.0 if limit.probing and number < top else share for number, share in enumerate(SHARES.values())]
+            self._levels = tuple(max(1.0, floor + (most - floor) * share) for share in shares)
+        else:
+            self._levels = (floor if limit.probing else most,) * len(SHARES)
+        self._spare = min(max(1.0, floor * SPARE), self._levels[0])
+        self._patience = self._waits[0] if self._priorities else self._waits[-1]
+        self._open = 0.0 if self._ranks.active else self._levels[0]
