@@ -19,7 +19,7 @@ from holdfast.core.clock import VirtualClock
 from holdfast.core.context import deadline_within
 from holdfast.core.errors import BulkheadFull, Rejected
 from holdfast.core.fuse import Again, Around, Fragment
-from holdfast.core.pipeline import POLICIES_LIMIT, Pipeline
+from holdfast.core.pipeline import POLICIES_LIMIT, Pipeline, pipeline_of
 from holdfast.core.policy import Fused, Gate, Policy, accepts
 from holdfast.core.settings import GateSettings, PolicySettings
 
@@ -115,7 +115,7 @@ class Twice(Fused[PolicySettings]):
     def _begin(self, call: Call) -> None:
         self.begun += 1
 
-    def _after(self, call: Call, outcome: Any) -> float | None:
+    def _after(self, call: Call, outcome: Any, *known: object) -> float | None:
         return 1.0 if call.attempt == 1 else None
 
     def _pause(self, call: Call, seconds: float) -> None:
@@ -415,6 +415,15 @@ def test_a_replaced_clock_is_that_of_the_next_call() -> None:
     pipeline.replace(gate, clock=VirtualClock(start=77.0))
     decorated()
     assert log[-1][3] == 77.0
+
+
+def test_the_pipeline_of_a_decorated_function_can_be_had() -> None:
+    pipeline, gate = Pipeline("x"), Recorder([])
+    assert pipeline_of(pipeline(lambda: None)) is pipeline
+    assert pipeline_of(pipeline.bind(key=1)(lambda: None)) is pipeline
+    assert pipeline_of(gate(lambda: None)).policies == (gate,)
+    with pytest.raises(LookupError, match="not decorated"):
+        pipeline_of(print)
 
 
 def test_what_cannot_be_a_pipeline_changes_nothing() -> None:

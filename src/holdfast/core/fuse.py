@@ -64,15 +64,18 @@ class Again(NamedTuple):
     ``tally`` is an object with ``edge`` and ``count``: a call that begins before ``edge`` counts it up; one that
     begins later, and every call where there is no tally, is told to ``begin`` if that is given. ``after_error``
     (for each ``Exception``) and ``after_result`` (for each result that was classified as a failure) return the
-    seconds until the next attempt, or None to end with what there is. ``sleep`` waits that long; in async
-    code it is awaited.
+    seconds until the next attempt, or None to end with what there is. They get the call, the outcome, and what is
+    known of this loop: its attempts so far, when the first one began, and the delay before this one, None for the
+    first. ``call.attempt`` also counts those of other loops further in and out. ``sleep`` waits that long; in async
+    code it is awaited. ``recovered`` is told of a call that ends well after more than one attempt.
     """
 
-    after_error: Callable[[Call, Exception], float | None]
-    after_result: Callable[[Call, Any], float | None]
+    after_error: Callable[[Call, Exception, int, float, float | None], float | None]
+    after_result: Callable[[Call, Any, int, float, float | None], float | None]
     sleep: Callable[[Call, float], Awaitable[None] | None]
     tally: Any = None
     begin: Callable[[Call], None] | None = None
+    recovered: Callable[[Call], None] | None = None
 
 
 Fragment: TypeAlias = Around | Again
@@ -215,24 +218,31 @@ def _around(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> 
 def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
     begin = [f"begin{number}(call)"] if "begin" in parts else []
     if "tally" in parts:
-        begin = [f"if call.now < tally{number}.edge:", f"    tally{number}.count += 1", "else:", *_indented(begin)]
+        begin = [f"if began{number} < tally{number}.edge:", f"    tally{number}.count += 1", "else:", *_indented(begin)]
+    told = f"tries{number}, began{number}, delay{number}"
+    recovered = [f"if delay{number} is not None:", f"    recovered{number}(call)"] if "recovered" in parts else []
     return [
+        f"began{number} = call.now",
         *begin,
+        f"tries{number} = 1",
+        f"delay{number} = None",
         "while True:",
         "    try:",
         *_indented(_indented(body)),
         "    except Exception as error:",
-        f"        delay{number} = after_error{number}(call, error)",
+        f"        delay{number} = after_error{number}(call, error, {told})",
         f"        if delay{number} is None:",
         "            raise",
         "    else:",
         "        if call.verdict is not FAILED:",
+        *_indented(_indented(_indented(recovered))),
         "            break",
-        f"        delay{number} = after_result{number}(call, result)",
+        f"        delay{number} = after_result{number}(call, result, {told})",
         f"        if delay{number} is None:",
         "            break",
         f"    {wait}sleep{number}(call, delay{number})",
         "    call.again()",
+        f"    tries{number} += 1",
     ]
 
 

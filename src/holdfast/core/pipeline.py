@@ -40,7 +40,9 @@ class Caller:
         run = self._long_way(fn, asynchronous)
         if not self._fields:
             run = self._pipeline.entry(fn, run, asynchronous)
-        return cast("Callable[P, R]", functools.update_wrapper(run, fn))
+        run = functools.update_wrapper(run, fn)
+        run.pipeline = self._pipeline  # type: ignore[attr-defined]
+        return cast("Callable[P, R]", run)
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``fn`` through the pipeline, in this thread."""
@@ -118,9 +120,9 @@ class Pipeline(Caller):
         self.replace(*policies)
 
     def replace(self, *policies: Policy[Any], classify: Classifier | None = None, clock: Clock | None = None) -> None:
-        """Use other policies from the next call on, and perhaps another classifier or clock. What stays keeps its state.
+        """Use other policies from the next call on, and perhaps another classifier or clock.
 
-        ``TypeError`` when one is no policy, ``ValueError`` when one stands there twice or there are more than
+        A policy that stays keeps its state. ``TypeError`` when one is no policy, ``ValueError`` when one stands there twice or there are more than
         ``POLICIES_LIMIT``; then nothing has changed.
         """
         for policy in policies:
@@ -168,6 +170,14 @@ class Pipeline(Caller):
 
 def _invocation(policies: Sequence[Policy[Any]], classifier: Classifier, clock: Clock) -> Invocation:
     return Invocation(classifier, clock.now, any(policy.timed for policy in policies))
+
+
+def pipeline_of(fn: Callable[..., Any]) -> Pipeline:
+    """The pipeline that ``fn`` was decorated with. ``LookupError`` when it was not."""
+    found: Pipeline | None = getattr(fn, "pipeline", None)
+    if not isinstance(found, Pipeline):
+        raise LookupError(f"{fn!r} is not decorated with a pipeline or a policy")
+    return found
 
 
 def _folded(policies: Sequence[Policy[Any]], inner: Any, *, asynchronous: bool, entry: Entry | None = None) -> Any:
