@@ -101,7 +101,7 @@ def _report(
         f"How many times as long as {Holdfast.name}:" if any(ratios) else "",
         *ratios,
         f"A place is empty (`{table.NOTHING}`) where a library has no such policy, or for the reason given here:",
-        table.reasons(lineup.absent, missing, contestants),
+        table.reasons(lineup.absent, missing, [one for one in contestants if one.name in names]),
         budget.report(lines, figures),
     ]
     return "\n\n".join(filter(None, parts))

@@ -20,6 +20,9 @@ class Holdfast(Contestant):
     def remaining(self) -> float:
         return remaining()
 
+    def nothing(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function)
+
     def timeout(self, function: Function, sizes: Sizes) -> Function:
         return _put(function, _timeout(sizes))
 
@@ -36,7 +39,7 @@ class Holdfast(Contestant):
         return _put(function, _bulkhead(sizes))
 
     def adaptive(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("AdaptiveLimit")())
+        return _put(function, _landed("AdaptiveLimit")(initial=sizes.slots, maximum=sizes.slots))
 
     def throttle(self, function: Function, sizes: Sizes) -> Function:
         return _put(function, _landed("Throttle")())

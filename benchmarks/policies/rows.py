@@ -64,12 +64,13 @@ _TIMEOUT, _RETRY, _BREAKER = proofs.gives_up_slow_calls, proofs.tries_again, pro
 _LIMIT, _BULKHEAD = proofs.refuses_when_empty, proofs.holds_one_at_a_time
 
 ROWS = (
+    Row("nothing", "no policy in it", "nothing", ()),
     Row("timeout", "Timeout", "timeout", (_TIMEOUT,)),
     Row("retry", "Retry", "retry", (_RETRY,)),
     Row("breaker", "Breaker", "breaker", (_BREAKER,)),
     Row("ratelimit", "RateLimit", "ratelimit", (_LIMIT,)),
     Row("bulkhead", "Bulkhead", "bulkhead", (_BULKHEAD,)),
-    Row("adaptive", "AdaptiveLimit", "adaptive", ()),
+    Row("adaptive", "AdaptiveLimit", "adaptive", (_BULKHEAD,)),
     Row("throttle", "Throttle", "throttle", ()),
     Row("fallback", "Fallback", "fallback", (proofs.falls_back,)),
     Row("cache", "Cache, hit", "cache", (proofs.remembers,)),

@@ -46,6 +46,8 @@ def ratios(figures: Figures, mode: Mode, names: Sequence[str], statistic: str) -
         if (ours := Cell(cell.row, mode, Holdfast.name)) in values
     }
     peers = [name for name in names if name != Holdfast.name]
+    if not peers:
+        return ""
     return _table(against, mode, peers, lambda ratio: f"{ratio:.1f}")
 
 
