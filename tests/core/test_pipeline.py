@@ -418,10 +418,12 @@ def test_a_replaced_clock_is_that_of_the_next_call() -> None:
 
 
 def test_the_pipeline_of_a_decorated_function_can_be_had() -> None:
+    def fn() -> None: ...
+
     pipeline, gate = Pipeline("x"), Recorder([])
-    assert pipeline_of(pipeline(lambda: None)) is pipeline
-    assert pipeline_of(pipeline.bind(key=1)(lambda: None)) is pipeline
-    assert pipeline_of(gate(lambda: None)).policies == (gate,)
+    assert pipeline_of(pipeline(fn)) is pipeline
+    assert pipeline_of(pipeline.bind(key=1)(fn)) is pipeline
+    assert pipeline_of(gate(fn)).policies == (gate,)
     with pytest.raises(LookupError, match="not decorated"):
         pipeline_of(print)
 

@@ -122,8 +122,8 @@ class Pipeline(Caller):
     def replace(self, *policies: Policy[Any], classify: Classifier | None = None, clock: Clock | None = None) -> None:
         """Use other policies from the next call on, and perhaps another classifier or clock.
 
-        A policy that stays keeps its state. ``TypeError`` when one is no policy, ``ValueError`` when one stands there twice or there are more than
-        ``POLICIES_LIMIT``; then nothing has changed.
+        A policy that stays keeps its state. ``TypeError`` when one is no policy, ``ValueError`` when one stands
+        there twice or there are more than ``POLICIES_LIMIT``; then nothing has changed.
         """
         for policy in policies:
             if not isinstance(policy, Policy):
