@@ -1,6 +1,8 @@
 """The average's expectations are those of ``ExpAvgMeasurementTest`` in Netflix concurrency-limits; the limit itself
 has no published ones, so they are worked out by hand from its definition."""
 
+from typing import Any
+
 import pytest
 
 from holdfast.resilience.limits import Gradient2, Sample
@@ -66,6 +68,6 @@ def test_a_long_overload_carries_the_limit_away() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"tolerance": 0.9}, {"smoothing": 0}, {"minimum": 0}])
-def test_what_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"tolerance|smoothing|minimum"):
         Gradient2(**wrong)

@@ -95,10 +95,8 @@ def test_the_most_critical_are_not_refused_by_rank_while_they_fit() -> None:
 def test_after_quiet_windows_nothing_is_ranked_any_more() -> None:
     ranks = offered({Criticality.CRITICAL: 100})
     ranks.admit(50, 50)
-    for number in range(CALM_WINDOWS - 1):
-        assert ranks.measure(2.0 + number, 0.0, quiet=True)
-    assert ranks.active
-    assert not ranks.measure(20.0, 0.0, quiet=True)
+    learned = [ranks.measure(2.0 + number, 0.0, quiet=True) for number in range(CALM_WINDOWS)]
+    assert learned == [True] * (CALM_WINDOWS - 1) + [False]
     assert not ranks.active
     assert ranks.threshold == inf
 

@@ -3,12 +3,14 @@
 There a limit of 10 has alpha 3 and beta 6. The jitter is held at its top, so that no sample is a probe.
 """
 
+from typing import Any
+
 import pytest
 
 from holdfast.resilience.limits import Sample, Vegas
 
 
-def vegas(**settings: float) -> Vegas:
+def vegas(**settings: Any) -> Vegas:
     return Vegas(**{"initial": 10, "maximum": 20, "alpha": 3, "beta": 6, **settings}, uniform=lambda: 1.0)
 
 
