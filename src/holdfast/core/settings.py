@@ -2,8 +2,8 @@
 
 import functools
 import importlib
-from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -11,7 +11,9 @@ from msgspec import Meta
 from holdfast.core.duration import Duration, parse_duration
 from holdfast.core.errors import ConfigError
 from holdfast.core.fields import Field, fields_of
-from holdfast.core.kinds import Reader, Refused, from_plain
+from holdfast.core.kinds import Reader, Refused, from_plain, nearest
+
+T = TypeVar("T", bound="Settings")
 
 ERRORS_LIMIT: Final = 64
 """Exception classes that one setting may list."""
@@ -61,14 +63,12 @@ Errors: TypeAlias = Annotated[type[BaseException] | tuple[type[BaseException], .
 """The type of a setting that lists exceptions; always a tuple once it is read."""
 
 
-class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of one policy. Immutable, validated when they are made, whoever makes them.
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one thing. Immutable, validated when they are made, whoever makes them.
 
     Derive with ``frozen=True``; the first field of the class is the one that may be given by position. Raises
     ``ConfigError``, which names the setting, the value and what was expected.
     """
-
-    name: Annotated[str, about("What logs, metrics and refusals call it; by default its kind.")] = ""
 
     def __post_init__(self) -> None:
         owner = self.owner()
@@ -78,13 +78,15 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
                 read = from_plain(field.kinds, value)
             except Refused as refused:
                 raise ConfigError(f"{owner} {field.name}", value, refused.expected, hint=refused.hint) from None
+            except ConfigError as error:
+                raise placed(error, f"{owner} {field.name}") from None
             if read is not value:
                 msgspec.structs.force_setattr(self, field.name, read)
         self.check()
 
     @classmethod
     def owner(cls) -> str:
-        """The name of the policy that these settings are for."""
+        """The name of what these settings are for."""
         return cls.__name__.removesuffix("Settings")
 
     @classmethod
@@ -100,6 +102,12 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True):
         return ConfigError(f"{self.owner()} {name}", getattr(self, name), expected, hint=hint)
 
 
+class PolicySettings(Settings, frozen=True, kw_only=True):
+    """The settings of one policy."""
+
+    name: Annotated[str, about("What logs, metrics and refusals call it; by default its kind.")] = ""
+
+
 class GateSettings(PolicySettings, frozen=True, kw_only=True):
     """The settings that every gate has."""
 
@@ -107,9 +115,37 @@ class GateSettings(PolicySettings, frozen=True, kw_only=True):
 
 
 @functools.cache
-def settings_of(schema: type[PolicySettings]) -> list[Field]:
+def settings_of(schema: type[Settings]) -> list[Field]:
     """The settings in ``schema``, its own first."""
     return fields_of(schema)
+
+
+def read_table(schema: type[T], value: object) -> T:
+    """The settings that ``value`` is or, as a table of plain values, describes: for readers of settings in settings.
+
+    ``ValueError`` when it is neither; ``ConfigError`` for what is wrong inside.
+    """
+    if isinstance(value, schema):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError
+    fields = {field.name: field for field in settings_of(schema)}
+    for name in value:
+        if name not in fields:
+            near = nearest(str(name), fields)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(fields)}"
+            raise ConfigError(f"{schema.owner()} {name}", None, "the name of a setting", hint=hint)
+    for name, field in fields.items():
+        if field.required and name not in value:
+            raise ConfigError(f"{schema.owner()} {name}", None, field.expected, hint="it must be given")
+    return schema(**value)
+
+
+def placed(error: ConfigError, where: str) -> ConfigError:
+    """``error``, of settings inside of others, with ``where`` they are in place of the name of their owner."""
+    inside = error.path.rpartition(" ")[2]
+    dot = "" if inside.startswith("[") or not where else "."
+    return ConfigError(f"{where}{dot}{inside}", error.value, error.expected, hint=error.hint)
 
 
 Function: TypeAlias = Callable[..., Any]
