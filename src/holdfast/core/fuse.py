@@ -78,7 +78,24 @@ class Again(NamedTuple):
     recovered: Callable[[Call], None] | None = None
 
 
-Fragment: TypeAlias = Around | Again
+RAISE: Final = object()
+"""What ``Instead.after_error`` returns when nothing is to stand in for the error."""
+
+
+class Instead(NamedTuple):
+    """Puts another result in place of an error, or of a result that will not do.
+
+    ``after_error`` (for each ``Exception``) and ``after_result`` (for each result that was classified as a failure)
+    return the result to go on with, in async code an awaitable of it. ``after_error`` returns ``RAISE`` to let
+    the error go on. ``keep`` is told each good result of the dependency itself.
+    """
+
+    after_error: Callable[[Call, Exception], Any]
+    after_result: Callable[[Call, Any], Any] | None = None
+    keep: Callable[[Call, Any], None] | None = None
+
+
+Fragment: TypeAlias = Around | Again | Instead
 
 
 class Invocation(NamedTuple):
@@ -140,7 +157,7 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
         parameters["inner"] = inner
     if entry is not None:
         parameters |= {**entry._asdict(), "now": entry.clock.now, "deadline": current_deadline}
-    namespace: dict[str, Any] = {"OK": OK, "FAILED": FAILED, "Call": Call}
+    namespace: dict[str, Any] = {"OK": OK, "FAILED": FAILED, "RAISE": RAISE, "Call": Call}
     shape = _Shape(tuple(kinds), tuple(parameters), asynchronous, timed)
     exec(_compiled(shape), namespace)  # noqa: S102 - our own text, there is no input in it
     return namespace["make"](**parameters)
@@ -153,8 +170,10 @@ def _compiled(shape: _Shape) -> CodeType:
     for number, (kind, parts, waits) in reversed(tuple(enumerate(shape.fragments))):
         if kind is Around:
             body = _around(body, number, parts, wait if waits else "")
-        else:
+        elif kind is Again:
             body = _again(body, number, parts, wait)
+        else:
+            body = _instead(body, number, parts, wait)
     define = "async def" if shape.asynchronous else "def"
     if "fn" in shape.parameters:
         lines = [
@@ -243,6 +262,23 @@ def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> l
         f"    {wait}sleep{number}(call, delay{number})",
         "    call.again()",
         f"    tries{number} += 1",
+    ]
+
+
+def _instead(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
+    after = []
+    if "after_result" in parts:
+        after += ["if call.verdict is FAILED:", f"    result = {wait}after_result{number}(call, result)"]
+    if "keep" in parts:
+        after += ["if call.verdict is OK:", f"    keep{number}(call, result)"]
+    return [
+        "try:",
+        *_indented(body),
+        "except Exception as error:",
+        f"    result = {wait}after_error{number}(call, error)",
+        "    if result is RAISE:",
+        "        raise",
+        *(["else:", *_indented(after)] if after else []),
     ]
 
 

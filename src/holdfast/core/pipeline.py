@@ -183,6 +183,8 @@ def pipeline_of(fn: Callable[..., Any]) -> Pipeline:
 def _folded(policies: Sequence[Policy[Any]], inner: Any, *, asynchronous: bool, entry: Entry | None = None) -> Any:
     fragments: list[Fragment] = []
     for policy in reversed(policies):
+        if policy.idle:
+            continue
         if isinstance(policy, Fused):
             fragments.insert(0, policy.fragment(asynchronous))
             continue

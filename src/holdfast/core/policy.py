@@ -71,6 +71,8 @@ class Policy(ABC, Generic[S]):
     kind: ClassVar[str] = ""
     timed: bool = False
     """Whether ``call.now`` must be stamped when an attempt succeeds; it always is when one raises."""
+    idle: bool = False
+    """Whether it does nothing under its present settings: then pipelines leave it out, and it costs nothing."""
 
     def __init__(self, settings: S) -> None:
         self.lock = threading.Lock()
