@@ -20,7 +20,7 @@ from holdfast.core.call import AsyncHandler, Call, Handler
 from holdfast.core.errors import Rejected
 from holdfast.core.event import Event, Listeners
 from holdfast.core.fuse import Around, Fragment, fuse
-from holdfast.core.settings import GateSettings, PolicySettings
+from holdfast.core.settings import GateSettings, PolicySettings, Settings
 
 if TYPE_CHECKING:
     from holdfast.core.guard import Guard
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=PolicySettings)
+A = TypeVar("A", bound=Settings)
 G = TypeVar("G", bound=GateSettings)
 
 
@@ -42,13 +43,13 @@ class CallRefused(Event, frozen=True):
     observed: bool
 
 
-def accepts(settings: Callable[P, S]) -> Callable[[Callable[[Any, S], None]], Callable[Concatenate[Any, P], None]]:
+def accepts(settings: Callable[P, A]) -> Callable[[Callable[[Any, A], None]], Callable[Concatenate[Any, P], None]]:
     """Lets a policy's ``__init__(self, settings)`` be called with the parameters of ``settings`` itself.
 
     So they are written down once. At most one, the first, may be given by position.
     """
 
-    def decorate(init: Callable[[Any, S], None]) -> Callable[Concatenate[Any, P], None]:
+    def decorate(init: Callable[[Any, A], None]) -> Callable[Concatenate[Any, P], None]:
         @functools.wraps(init)
         def constructed(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
             if len(args) > 1:
