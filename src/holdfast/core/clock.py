@@ -108,7 +108,7 @@ class VirtualClock:
 
     async def sleep(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        if seconds <= 0 or isinstance(loop, _VirtualLoop):
+        if seconds <= 0 or isinstance(loop, VirtualLoop):
             await asyncio.sleep(seconds)
             return
         # On an ordinary loop nobody jumps: the sleeper waits until somebody calls ``advance``.
@@ -122,19 +122,23 @@ class VirtualClock:
         if seconds > 0:
             self.advance(seconds)
 
-    def run(self, main: Coroutine[Any, Any, T], *, limit: float = 3600.0) -> T:
+    def run(
+        self, main: Coroutine[Any, Any, T], *, limit: float = 3600.0, loop: "Callable[..., VirtualLoop] | None" = None
+    ) -> T:
         """Run ``main`` to its end on an event loop whose time is this clock, and return its result.
 
         When nothing is ready the clock jumps to the next timer, so ``asyncio.sleep``, ``asyncio.timeout``
         and ``call_later`` cost no real time. Descriptors and threads stay real: a jump waits for
         ``OUTSIDE_PATIENCE`` while an executor works, ``DESCRIPTOR_PATIENCE`` while descriptors are watched.
-        Tasks that are left over are cancelled, as by ``asyncio.run``.
+        Tasks that are left over are cancelled, as by ``asyncio.run``. ``loop`` makes the loop, from the clock and
+        a selector, when it is to be another than ``VirtualLoop``.
 
         Raises ``VirtualTimeError`` when nothing can ever happen again, when more than ``limit`` virtual
         seconds pass, and after ``SPIN_LIMIT`` turns in which no time passes; otherwise what ``main`` raises.
         """
-        selector = _JumpingSelector(self, self._now + limit, limit)
-        with asyncio.Runner(loop_factory=lambda: _VirtualLoop(self, selector)) as runner:
+        selector = JumpingSelector(self, self._now + limit, limit)
+        make = loop or VirtualLoop
+        with asyncio.Runner(loop_factory=lambda: make(self, selector)) as runner:
             try:
                 return runner.run(main)
             finally:
@@ -147,7 +151,7 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-class _JumpingSelector(selectors.DefaultSelector):
+class JumpingSelector(selectors.DefaultSelector):
     """Polls real descriptors and, instead of waiting, moves the clock."""
 
     def __init__(self, clock: VirtualClock, end: float, limit: float) -> None:
@@ -215,8 +219,10 @@ def _place(task: "asyncio.Task[Any]") -> str:
     return f"{task.get_name()} at {where}"
 
 
-class _VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self, clock: VirtualClock, selector: _JumpingSelector) -> None:
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """asyncio's own loop, on the time of a ``VirtualClock``."""
+
+    def __init__(self, clock: VirtualClock, selector: JumpingSelector) -> None:
         super().__init__(selector)
         self._clock = clock
         self._jumping = selector

@@ -1,0 +1,94 @@
+"""Calls that fail, or take long, because a test says so."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from holdfast.core.call import FAILED, AsyncHandler, Call, Handler
+from holdfast.core.pipeline import Pipeline, pipeline_of
+from holdfast.core.policy import Policy
+from holdfast.core.settings import PolicySettings
+
+ALWAYS: Final = 1 << 62
+"""More calls than a test makes."""
+
+
+class _Planned(Policy[PolicySettings]):
+    """The innermost policy: what the dependency itself would have done, as far as the others can tell."""
+
+    kind = "planned"
+
+    def __init__(self, errors: tuple[BaseException | type[BaseException], ...], times: int, seconds: float) -> None:
+        self.errors = errors
+        self.left = times
+        self.seconds = seconds
+        self.begun = 0
+        super().__init__(PolicySettings())
+
+    def wrap(self, inner: Handler) -> Handler:
+        def run(call: Call) -> Any:
+            if not self._take():
+                return inner(call)
+            call.clock.pause(self.seconds)
+            self._fail(call)
+            return inner(call)
+
+        return run
+
+    def wrap_async(self, inner: AsyncHandler) -> AsyncHandler:
+        async def run(call: Call) -> Any:
+            if not self._take():
+                return await inner(call)
+            if self.seconds > 0:
+                await call.clock.sleep(self.seconds)
+            self._fail(call)
+            return await inner(call)
+
+        return run
+
+    def _take(self) -> bool:
+        with self.lock:
+            if self.left <= 0:
+                return False
+            self.left -= 1
+            self.begun += 1
+            return True
+
+    def _fail(self, call: Call) -> None:
+        if not self.errors:
+            return
+        error = self.errors[(self.begun - 1) % len(self.errors)]
+        call.now = call.clock.now()
+        call.verdict = FAILED
+        raise error
+
+
+@contextmanager
+def failing(
+    target: "Pipeline | Callable[..., Any]", *errors: BaseException | type[BaseException], times: int = ALWAYS
+) -> Iterator[None]:
+    """The first ``times`` attempts in the block raise ``errors`` in turn, in place of calling the function.
+
+    ``target`` is a pipeline, or a function decorated with one. To its policies they are the dependency's own failures.
+    """
+    if not errors:
+        raise TypeError("failing() needs the exceptions to raise, such as failing(fetch, OSError)")
+    with _planned(target, _Planned(errors, times, 0.0)):
+        yield
+
+
+@contextmanager
+def slowed(target: "Pipeline | Callable[..., Any]", seconds: float, *, times: int = ALWAYS) -> Iterator[None]:
+    """The first ``times`` attempts in the block take ``seconds`` more, by the pipeline's clock."""
+    with _planned(target, _Planned((), times, seconds)):
+        yield
+
+
+@contextmanager
+def _planned(target: "Pipeline | Callable[..., Any]", planned: _Planned) -> Iterator[None]:
+    pipeline = target if isinstance(target, Pipeline) else pipeline_of(target)
+    pipeline.replace(*pipeline.policies, planned)
+    try:
+        yield
+    finally:
+        pipeline.replace(*(policy for policy in pipeline.policies if policy is not planned))
