@@ -78,8 +78,11 @@ class _Choices:
 
     def choose(self, count: int) -> int:
         number = len(self.made)
-        if number >= CHOICES_LIMIT:
+        if number == CHOICES_LIMIT:
+            self.made.append((0, 1))
             raise RuntimeError(f"more than {CHOICES_LIMIT} turns; is the scenario endless?")
+        if number > CHOICES_LIMIT:  # the loop is ending what is left
+            return 0
         if number < len(self.given):
             choice = min(self.given[number], count - 1)
         else:
