@@ -121,17 +121,18 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         self._window_began = -inf
         self._window_end = -inf
         self._before = (0, 0.0, 0, 0, 0, 0.0)
-        self._limit: Limit | None = None
+        self._limit = _make(settings)
         self._ranks = Ranks()
         super().__init__(settings)
 
     def apply(self, settings: AdaptiveLimitSettings) -> None:
         limit = self._limit
-        if limit is None or settings.algorithm != self.settings.algorithm:
-            initial = settings.initial if limit is None else limit.limit
-            limit = LIMITS[settings.algorithm](initial=initial, minimum=settings.minimum, maximum=settings.maximum)
-        else:
-            limit.bound(settings.minimum, settings.maximum)
+        if settings.algorithm != self.settings.algorithm:
+            found = limit.limit
+            limit = _make(settings)
+            if found < limit.maximum:
+                limit.limit = max(found, limit.minimum)
+        limit.bound(settings.minimum, settings.maximum)
         if isinstance(limit, QueueDelay):
             limit.target = settings.target
         self._limit = limit
@@ -139,7 +140,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         self._window = settings.window
         self._ranks.salt = crc32(settings.salt.encode("utf-8", "surrogatepass"))
         self._cpu = settings.cpu if settings.cpu is not None else time.process_time
-        self._waits = tuple(settings.target * share for share in SHARES.values())
+        self._target = settings.target
         if not settings.priorities:
             self._ranks.stop()
         self._derive(limit)
@@ -147,7 +148,6 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
     @property
     def limit(self) -> float:
         """How many calls may be under way, for the most important ones."""
-        assert self._limit is not None
         return self._limit.limit
 
     @property
@@ -183,7 +183,6 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
 
     def snapshot(self) -> dict[str, Any]:
         limit = self._limit
-        assert limit is not None
         return {
             **super().snapshot(),
             "algorithm": self.settings.algorithm,
@@ -202,11 +201,14 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
 
     def _judge(self, call: Call) -> float | Overloaded:
         criticality = call.criticality if call.criticality is not None else current().criticality
+        waited = call.now - call.arrived if call.arrived else 0.0
         ranks = self._ranks
-        if ranks.active and ranks.meet(criticality, call.key) and self._in_flight >= self._spare:
+        refused = ranks.active and ranks.meet(criticality, call.key)
+        # A server that would have nothing to do takes any call.
+        if refused and (self._in_flight >= self._spare or waited >= self._spare_wait):
             self.refused_by_rank += 1
             return self._turn_away(call, REFUSED_BY_RANK)
-        if call.arrived and call.now - call.arrived >= self._waits[criticality]:
+        if waited >= self._waits[criticality]:
             self.refused_for_waiting += 1
             return self._turn_away(call, REFUSED_FOR_WAITING)
         if self._take(self._levels[criticality]):
@@ -228,36 +230,42 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             self._start_ranking(call)
         if call.now >= self._window_end:
             self._end_window(call)
-        error = Overloaded(self.name, why)
+        error = Overloaded(self.name, why, None, {"limit": self._limit.limit, "in_flight": self._in_flight})
         if not self.spares(call, error):
             return error
         self._take(inf)
         return call.arrived or call.now
 
     def _start_ranking(self, call: Call) -> None:
-        with self.lock:
-            if self._ranks.active:
-                return
-            self._ranks.start(call.now)
-            self._open = 0.0
-        if self.listeners.active:
+        # Never waits for the lock: this may run in a signal handler, in the thread that holds it.
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            began = not self._ranks.active
+            if began:
+                self._ranks.start(call.now)
+                self._open = 0.0
+        finally:
+            self.lock.release()
+        if began and self.listeners.active:
             self.listeners.emit(lambda: OverloadBegan(call.clock.wall(), self.name, self.limit))
 
     def _end_window(self, call: Call) -> None:
-        used = self._cpu() if self._limit is not None and self._limit.needs_cpu else 0.0
+        limit = self._limit
+        used = self._cpu() if limit.needs_cpu else 0.0
         # Whoever comes second finds the window ended.
         if not self.lock.acquire(blocking=False):
             return
         ranking = self._ranks.active
         try:
-            self._learn(call.now, used)
+            self._learn(limit, call.now, used)
             ended = ranking and not self._ranks.active
         finally:
             self.lock.release()
         if ended and self.listeners.active:
             self.listeners.emit(lambda: OverloadEnded(call.clock.wall(), self.name, self.limit))
 
-    def _learn(self, now: float, used: float) -> None:
+    def _learn(self, limit: Limit, now: float, used: float) -> None:
         seconds = now - self._window_began
         reading = (
             self._completed,
@@ -271,14 +279,15 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             new - old for new, old in zip(reading, self._before, strict=True)
         )
         rtt = spent / completed if completed else 0.0
-        if not 0 <= seconds <= 2 * LONGEST_WINDOW:  # the first one, or nobody called for a while
+        if not 0 <= seconds <= 2 * LONGEST_WINDOW:  # the first window, or nobody called for a while
+            if self._window_began > -inf:
+                self._ranks.stop()
+                self._derive(limit)
             self._next_window(now, reading)
             return
         if seconds < LONGEST_WINDOW and (seconds < self._window or completed < SAMPLES or seconds < rtt):
             self._window_end = max(self._window_began, now) + self._window / 4
             return
-        limit = self._limit
-        assert limit is not None
         in_flight = spent / seconds
         limit.update(
             Sample(
@@ -320,5 +329,13 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         else:
             self._levels = (floor if limit.probing else most,) * len(SHARES)
         self._spare = min(max(1.0, floor * SPARE), self._levels[0])
-        self._patience = self._waits[0] if self._priorities else self._waits[-1]
+        # Little's law: so long does a call wait that finds so many before it.
+        capacity = limit.capacity
+        self._waits = tuple(level / capacity if capacity else self._target for level in self._levels)
+        self._spare_wait = self._spare / capacity if capacity else self._target
+        self._patience = self._waits[0]
         self._open = 0.0 if self._ranks.active else self._levels[0]
+
+
+def _make(settings: AdaptiveLimitSettings) -> Limit:
+    return LIMITS[settings.algorithm](initial=settings.initial, minimum=settings.minimum, maximum=settings.maximum)

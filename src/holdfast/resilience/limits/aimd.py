@@ -34,6 +34,8 @@ class Aimd(Limit):
         self.timeout = timeout
 
     def _learn(self, sample: Sample) -> None:
+        if not sample.completed:
+            return
         if sample.dropped or sample.rtt > self.timeout:
             self.limit = self._within(int(self.limit * self.backoff))
         elif sample.in_flight * 2 >= self.limit:
