@@ -121,18 +121,17 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         self._window_began = -inf
         self._window_end = -inf
         self._before = (0, 0.0, 0, 0, 0, 0.0)
-        self._limit = _make(settings)
+        self._limit = _make(settings, settings.initial)
         self._ranks = Ranks()
         super().__init__(settings)
 
     def apply(self, settings: AdaptiveLimitSettings) -> None:
         limit = self._limit
         if settings.algorithm != self.settings.algorithm:
-            found = limit.limit
-            limit = _make(settings)
-            if found < limit.maximum:
-                limit.limit = max(found, limit.minimum)
-        limit.bound(settings.minimum, settings.maximum)
+            # A limit at its maximum was none (bbr), and nothing to begin with.
+            limit = _make(settings, settings.initial if limit.limit >= limit.maximum else limit.limit)
+        else:
+            limit.bound(settings.minimum, settings.maximum)
         if isinstance(limit, QueueDelay):
             limit.target = settings.target
         self._limit = limit
@@ -337,5 +336,5 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         self._open = 0.0 if self._ranks.active else self._levels[0]
 
 
-def _make(settings: AdaptiveLimitSettings) -> Limit:
-    return LIMITS[settings.algorithm](initial=settings.initial, minimum=settings.minimum, maximum=settings.maximum)
+def _make(settings: AdaptiveLimitSettings, initial: float) -> Limit:
+    return LIMITS[settings.algorithm](initial=initial, minimum=settings.minimum, maximum=settings.maximum)
