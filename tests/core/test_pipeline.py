@@ -385,6 +385,20 @@ def test_generator_functions_are_refused_with_advice() -> None:
             Pipeline("x")(fn)
 
 
+def test_a_coroutine_that_nobody_would_run_is_an_error_and_no_success() -> None:
+    log: Log = []
+
+    async def waiting() -> None: ...
+
+    def plain() -> Any:
+        return waiting()
+
+    for call in (lambda: Pipeline("x", Recorder(log)).call(waiting), Pipeline("x", Recorder(log))(plain)):
+        with pytest.raises(TypeError, match=r"(waiting|plain) returned a coroutine"):
+            call()
+        assert log[-1][2] is IGNORED
+
+
 def test_a_replaced_chain_serves_the_next_call_and_calls_in_flight_finish_on_theirs() -> None:
     log: Log = []
     clock = VirtualClock()

@@ -15,6 +15,8 @@ in as parameters. A gate with an exit and one without, around a user's function,
                 call.now = now()
                 call.verdict = of_error(error, call)
                 raise
+            if type(result) is coroutine:
+                raise misused(call, result)
             call.verdict = OK
         except BaseException:
             exit0(call, token0)
@@ -29,7 +31,7 @@ the pipeline as it is at that moment; once the pipeline has changed it takes the
 import linecache
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from holdfast.core.call import FAILED, OK, Call
@@ -158,6 +160,7 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
     if entry is not None:
         parameters |= {**entry._asdict(), "now": entry.clock.now, "deadline": current_deadline}
     namespace: dict[str, Any] = {"OK": OK, "FAILED": FAILED, "RAISE": RAISE, "Call": Call}
+    namespace |= {"coroutine": CoroutineType, "misused": _misused}
     shape = _Shape(tuple(kinds), tuple(parameters), asynchronous, timed)
     exec(_compiled(shape), namespace)  # noqa: S102 - our own text, there is no input in it
     return namespace["make"](**parameters)
@@ -213,9 +216,16 @@ def _core(shape: _Shape, wait: str) -> list[str]:
         "    call.now = now()",
         "    call.verdict = of_error(error, call)",
         "    raise",
+        *([] if wait else ["if type(result) is coroutine:", "    raise misused(call, result)"]),
         *ended,
         f"call.verdict = {'verdict' if judged else 'OK'}",
     ]
+
+
+def _misused(call: Call, coroutine: "CoroutineType[Any, Any, Any]") -> TypeError:
+    coroutine.close()
+    name = getattr(call.fn, "__qualname__", repr(call.fn))
+    return TypeError(f"{name} returned a coroutine, whose work has not begun; use acall(), or decorate the async def")
 
 
 def _around(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
