@@ -51,12 +51,13 @@ class Around(NamedTuple):
 
     ``enter`` returns a token or refuses by raising; with ``waits`` in async code it is awaited. ``exit`` gets the
     token back. ``failed``, if there is one, is called instead of ``exit`` when an exception passes, and may raise
-    another in its place.
+    another in its place. ``release`` stands for an ``exit`` that needs the token only, and may be a C function.
     """
 
     enter: Callable[[Call], Any]
     exit: Callable[[Call, Any], None] | None = None
     failed: Callable[[Call, Any, BaseException], None] | None = None
+    release: Callable[[Any], None] | None = None
     waits: bool = False
 
 
@@ -232,6 +233,7 @@ def _around(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> 
     if parts == ("enter",):
         return [f"{wait}enter{number}(call)", *body]
     after = [f"exit{number}(call, token{number})"] if "exit" in parts else []
+    after += [f"release{number}(token{number})"] if "release" in parts else []
     failed = "failed" in parts
     return [
         f"token{number} = {wait}enter{number}(call)",

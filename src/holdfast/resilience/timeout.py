@@ -51,7 +51,7 @@ class Timeout(Fused[TimeoutSettings]):
     def fragment(self, asynchronous: bool) -> Fragment:
         if asynchronous:
             return Around(self._enter_task, self._exit_task, self._fail_task)
-        return Around(self._enter, self._exit)
+        return Around(self._enter, release=reset_deadline)
 
     def _enter(self, call: Call) -> Token[float]:
         deadline = call.now + self._seconds
@@ -61,9 +61,6 @@ class Timeout(Fused[TimeoutSettings]):
                 raise self._refusal()
         call.deadline = deadline
         return set_deadline(deadline)
-
-    def _exit(self, call: Call, token: Token[float]) -> None:
-        reset_deadline(token)
 
     def _enter_task(self, call: Call) -> Entry:
         deadline = call.now + self._seconds
