@@ -12,13 +12,17 @@ WINDOW = 0.1
 
 
 class Server:
-    """Answers a window of load: the throughput saturates at ``parallel / latency``, then only the latency grows."""
+    """Answers a window of load: the throughput saturates at ``parallel / latency``, then only the latency grows.
+
+    Calls that end in a window began in the one before, so a new limit shows in the latency one window late.
+    """
 
     def __init__(self, latency: float, parallel: int, noise: float = 0.0) -> None:
         self.latency = latency
         self.parallel = parallel
         self.noise = noise
         self.now = 0.0
+        self.before = 0.0
         self.rng = random.Random(7)
 
     @property
@@ -33,7 +37,8 @@ class Server:
         full = load > self.capacity or wanted > allowed
         in_flight = allowed if full else wanted
         throughput = min(in_flight / self.latency, self.capacity)
-        rtt = in_flight / throughput if throughput else 0.0
+        held, self.before = self.before or in_flight, in_flight
+        rtt = max(self.latency, held / self.capacity)
         rtt *= 1 + self.noise * self.rng.uniform(-1, 1)
         sample = Sample(
             now=self.now,
@@ -80,8 +85,12 @@ def test_a_parallel_server_gets_all_its_places_and_the_queue() -> None:
 
 def test_a_start_in_an_overload_does_not_take_the_queue_for_the_latency() -> None:
     limit, server = QueueDelay(initial=20), Server(0.002, 1)
-    first = drive(server, limit, 1, 5 * server.capacity)
-    assert first[0].rtt > 10 * server.latency
+    first, highest = [], 0.0
+    while not limit.probing:
+        first.append(server.window(limit, 5 * server.capacity))
+        highest = max(highest, limit.limit)
+    assert first[0].rtt > 5 * server.latency
+    assert highest == 20
     drive(server, limit, 20, 5 * server.capacity)
     assert limit.latency <= SMALL * TARGET
     assert limit.limit < 40
@@ -140,6 +149,19 @@ def test_a_probe_is_short_and_rare() -> None:
     for _ in run(server, limit, 100, 2 * server.capacity):
         probed += limit.probing
     assert 0 < probed * WINDOW < 8
+
+
+def test_a_probe_waits_for_the_calls_from_before_it_and_leaves_the_capacity_alone() -> None:
+    limit, server = QueueDelay(initial=20), Server(0.1, 20)
+    drive(server, limit, 2, 10)
+    drive(server, limit, 5, 2 * server.capacity)
+    assert limit.latency == pytest.approx(0.1, rel=0.05)
+    while not limit.probing:
+        server.window(limit, 2 * server.capacity)
+    while limit.probing:
+        server.window(limit, 2 * server.capacity)
+        assert limit.capacity == pytest.approx(server.capacity, rel=0.05)
+    assert limit.latency == pytest.approx(0.1, rel=0.05)
 
 
 def test_quick_calls_are_not_probed_for() -> None:

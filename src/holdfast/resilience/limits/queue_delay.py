@@ -143,7 +143,7 @@ class QueueDelay(Limit):
         self.probing = True
         self._probe_floor = max(self.minimum, PROBE_LEAST, PROBE_DEPTH * self.capacity * self.latency)
         self._floor = self._within(self._probe_floor)
-        self.limit = self._within(self._probe_floor + self.capacity * self.target)
+        self.limit = self._within(min(self.limit, self._probe_floor + self.capacity * self.target))
 
     def _end_probe(self, sample: Sample) -> None:
         before = self.latency
