@@ -1,0 +1,157 @@
+"""Tasks that belong together: when one fails the others are cancelled, and none is left behind."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from holdfast.core.errors import CallCancelled
+
+Tag = TypeVar("Tag")
+
+
+class Signal:
+    """Wakes the one task that waits for a change. Whoever wakes looks again whether it was the change it wanted.
+
+    Nothing is lost between the look and the wait as long as nothing is awaited there.
+    """
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Wake the waiter; without one it does nothing."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Return after the next ``set``. ``RuntimeError`` when another task waits already."""
+        if self._waiter is not None:
+            raise RuntimeError("two tasks wait for the same item; give each an iterator of its own")
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+
+class Crew(Generic[Tag]):
+    """The tasks of one flow. Belongs to one event loop.
+
+    ``ended(tag, task, error)`` is called for each task that ends while the crew works. A task that was cancelled
+    by somebody else counts as failed with ``CallCancelled``, so that its item is not lost in silence.
+    """
+
+    __slots__ = ("_abandoned", "_cancelled", "_context", "_ended", "_tasks", "errors")
+
+    def __init__(self, ended: Callable[[Tag, "asyncio.Task[Any]", BaseException | None], None]) -> None:
+        self._ended = ended
+        self._tasks: dict[asyncio.Task[Any], Tag] = {}
+        self._context: contextvars.Context | None = None
+        self._cancelled = False
+        self._abandoned = False
+        self.errors: list[BaseException] = []
+        """What failed, in the order in which it was noticed."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the tasks have been cancelled: nothing may be started any more."""
+        return self._cancelled
+
+    def start(self, coro: Coroutine[Any, Any, Any], tag: Tag) -> None:
+        """Run ``coro`` as a task. Each has a copy of its own of the context in which the first was started.
+
+        So nothing that a call or the source sets reaches another call, and the deadline is the consumer's.
+        """
+        create = asyncio.get_running_loop().create_task
+        if self._context is None:
+            # Not run in the copy: an eager reader starts its first calls in there, and a context is entered once.
+            self._context = contextvars.copy_context()
+            task = create(coro)
+        else:
+            # Not the argument ``context``: a task factory of before Python 3.11 does not take it.
+            task = self._context.run(create, coro)
+        self._tasks[task] = tag
+        # Also for a task that an eager factory has run to its end: callbacks always come a turn later.
+        task.add_done_callback(self._done)
+
+    def fail(self, error: BaseException) -> None:
+        """Cancel every task because of ``error``, which ``settle`` will raise."""
+        self.errors.append(error)
+        self._cancel()
+
+    async def settle(self) -> None:
+        """Wait until every task has ended, after cancelling those that have not; then raise what failed.
+
+        One error is raised as it is, several that failed before all had ended as a group of them.
+        A cancellation meanwhile is passed on to the tasks, and gets out as soon as they have ended.
+        """
+        try:
+            await self._join()
+        except asyncio.CancelledError:
+            self._report()
+            raise
+        errors, self.errors = self.errors, []
+        try:
+            if len(errors) > 1:
+                raise BaseExceptionGroup(f"{len(errors)} failures at the same time", errors)
+            if errors:
+                raise errors[0]
+        finally:
+            del errors  # or the error would hold itself, through its traceback and this frame
+
+    async def abandon(self) -> None:
+        """Cancel every task and wait until all have ended. Nobody is there to raise to.
+
+        Errors go to the loop's exception handler, as those of any task that nobody awaits. A cancellation
+        meanwhile is passed on to the tasks, and gets out as soon as they have ended.
+        """
+        self._abandoned = True
+        try:
+            await self._join()
+        finally:
+            self._report()
+
+    def _cancel(self) -> None:
+        # Once only: a second cancellation would interrupt the cleaning up that the first one began.
+        if not self._cancelled:
+            self._cancelled = True
+            for task in self._tasks:
+                task.cancel()
+
+    async def _join(self) -> None:
+        self._cancel()
+        interrupted: asyncio.CancelledError | None = None
+        while self._tasks:
+            try:
+                await asyncio.wait(self._tasks)  # its callbacks come after ours, so that these have taken them out
+            except asyncio.CancelledError as exc:
+                # Like a plain ``await`` of one call: it ends when the call does, and the call is told each time.
+                interrupted = exc
+                for task in self._tasks:
+                    task.cancel()
+        if interrupted is not None:
+            raise interrupted
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        tag = self._tasks.pop(task)
+        if not self._cancelled:
+            self._ended(tag, task, _failure(task))
+        elif not task.cancelled() and not self._abandoned:
+            error = task.exception()
+            if error is not None:
+                self.errors.append(error)
+
+    def _report(self) -> None:
+        loop = asyncio.get_running_loop()
+        for error in self.errors:
+            message = f"{type(error).__name__} in a flow that its consumer left"
+            loop.call_exception_handler({"message": message, "exception": error})
+
+
+def _failure(task: "asyncio.Task[Any]") -> BaseException | None:
+    if task.cancelled():
+        return CallCancelled("a task of the flow was cancelled, though neither the flow nor its consumer was")
+    return task.exception()
