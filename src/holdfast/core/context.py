@@ -96,16 +96,13 @@ EMPTY: Final = Context()
 _context: ContextVar[Context] = ContextVar("holdfast_context", default=EMPTY)
 _deadline: ContextVar[float] = ContextVar("holdfast_deadline", default=inf)
 
-# The two halves of setting a deadline, bare, for the path that every call takes.
+# Bare, without a function around them, for the path that every call takes.
 set_deadline: Final = _deadline.set
 reset_deadline: Final = _deadline.reset
 current_deadline: Final = _deadline.get
 """The deadline of the code that calls, absolute monotonic seconds; ``inf`` when there is none."""
-
-
-def current() -> Context:
-    """The context of the code that calls."""
-    return _context.get()
+current: Final = _context.get
+"""The context of the code that calls."""
 
 
 def remaining(now: float | None = None) -> float:
