@@ -135,7 +135,7 @@ class Policy(ABC, Generic[S]):
         self._users.add(pipeline)
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        return self._alone(fn.__qualname__)(fn)
+        return self._alone(getattr(fn, "__qualname__", ""))(fn)
 
     def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run ``fn`` under this policy."""
