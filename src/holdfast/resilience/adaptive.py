@@ -33,10 +33,8 @@ SPARE: Final = 1 / 3
 """While fewer calls than this share of the floor are under way the rank does not matter: the server would be idle."""
 HASTE_UP: Final = 1.0
 HASTE_DOWN: Final = 0.5
-"""How strongly the admitted rate answers to fewer and to more calls under way than the set point. More strongly
-to fewer: what is let through too much the limit catches, what is refused too much is lost."""
-FURTHEST: Final = 2.0
-"""More calls under way than this many times the set point count as so many."""
+"""How strongly the admitted rate answers to a shorter and to a longer queue than wanted. More strongly to a shorter
+one: what is let through too much the limit catches, what is refused too much is lost."""
 
 REFUSED_BY_LIMIT: Final = "the limit of calls under way is reached"
 REFUSED_BY_RANK: Final = "more important calls take all the capacity"
@@ -308,7 +306,11 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
 
     def _rank(self, limit: Limit, in_flight: float) -> None:
         if limit.capacity:
-            room = 1 - min(in_flight / limit.setpoint, FURTHEST)
+            # Of a queue that is too short its own length counts: 1.0 when nothing waits. Of one that is too long
+            # all that is under way counts, so that what is refused now does not leave the server idle later.
+            missing = limit.setpoint - in_flight
+            room = missing / (limit.setpoint - limit.working) if missing > 0 else missing / limit.setpoint
+            room = min(max(room, -1.0), 1.0)
             # Squared: around the set point the threshold rests, so that users keep the answer that they have.
             haste = room * abs(room) * (HASTE_UP if room > 0 else HASTE_DOWN)
             self._ranks.admit(limit.capacity * (1 + haste), limit.capacity)

@@ -77,6 +77,10 @@ class QueueDelay(Limit):
         return min(self._floor, self.limit)
 
     @property
+    def working(self) -> float:
+        return 0.0 if self.probing else self.capacity * self.latency
+
+    @property
     def setpoint(self) -> float:
         if self._probe_floor:
             return self._probe_floor
@@ -100,7 +104,9 @@ class QueueDelay(Limit):
                 self._end_probe(sample)
         elif self.busy:
             self._learn_busy(sample)
-        elif not sample.shedding:
+        elif sample.shedding:
+            self._move()  # a higher capacity may have been seen
+        else:
             self._learn_quiet(sample)
 
     def _learn_quiet(self, sample: Sample) -> None:

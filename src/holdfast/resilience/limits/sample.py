@@ -60,6 +60,11 @@ class Limit(ABC):
         return self.limit / 2
 
     @property
+    def working(self) -> float:
+        """How many calls are under way when the server is busy and none waits; 0.0 unless known."""
+        return 0.0
+
+    @property
     def setpoint(self) -> float:
         """The mean number of calls under way at which the server is busy and the queue is short."""
         return self.limit / 2
