@@ -84,7 +84,7 @@ class Breaker(Gate[BreakerSettings]):
     def apply(self, settings: BreakerSettings) -> None:
         now = self._clock().now()
         self.timed = settings.slow_call is not None
-        self._slow_call = inf if settings.slow_call is None else settings.slow_call
+        self._slow_call = inf if settings.slow_call is None else float(settings.slow_call)
         self._circuit.apply(settings, now)
         if not settings.per_key:
             self._circuits = None

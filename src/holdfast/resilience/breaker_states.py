@@ -328,7 +328,7 @@ class Circuit:
         if settings.jitter:
             length *= 1 + settings.jitter * self._chance.random()
         self.opened += 1
-        self._length = length
+        self._length = float(length)
         self._enter(OPEN, now, reason)
 
     def _enter(self, state: BreakerState, now: float, reason: str) -> None:

@@ -30,8 +30,8 @@ class TimeWindow:
 
     Buckets lie on a fixed grid: one begins whenever the time is a multiple of ``seconds / buckets``. The window is
     the current bucket and those before it, so it is up to one bucket shorter than ``seconds``. A time before the
-    current bucket counts as in it; one that is a whole window before it is that of another clock, and the window
-    begins anew.
+    current bucket counts as in it; a failure that is a whole window before it comes from another clock, and the
+    window begins anew.
 
     ``edge`` is when the current bucket ends; ``-inf`` while the owner watches every call.
     """
@@ -51,8 +51,8 @@ class TimeWindow:
         self._readings: list[Counts] = [(0, 0, 0)] * buckets
 
     def add(self, now: float, failed: bool = False, marked: bool = False) -> None:
-        """Count a call that ended at ``now``."""
-        if not self._begin <= now < self._end:
+        """Count a call that ended at ``now``; of a success ``now`` may be the begin."""
+        if now >= self._end or (failed and now < self._begin):
             self.roll(now)
         if failed:
             self.failed += 1
