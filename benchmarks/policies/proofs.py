@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 from benchmarks.policies.contestant import ANSWER, ROOMY, SPARE, Contestant, Function, Mode, Sizes
@@ -181,6 +182,36 @@ async def remembers(subject: Subject) -> None:
 
     function = subject.build(count, NARROW)
     check(await run(function) == await run(function) == 1, "the second call was not answered from memory")
+
+
+async def shares_one_call(subject: Subject) -> None:
+    calls = 0
+
+    def count() -> Any:
+        nonlocal calls
+        calls += 1
+        # Long enough for the other one to come.
+        return asyncio.sleep(PAUSE / 5, ANSWER) if subject.mode is Mode.ASYNC else time.sleep(PAUSE / 5)
+
+    function = subject.build(count, NARROW)
+    if subject.mode is Mode.ASYNC:
+        await asyncio.gather(run(function), run(function))
+    else:
+        with ThreadPoolExecutor(2) as pool:
+            for call in [pool.submit(function) for _ in range(2)]:
+                call.result()
+    check(calls == 1, f"{calls} calls for two callers at the same time")
+
+
+async def calls_once(subject: Subject) -> None:
+    calls = 0
+
+    def count() -> int:
+        nonlocal calls
+        calls += 1
+        return ANSWER
+
+    check(await run(subject.build(count, NARROW)) == ANSWER and calls == 1, f"{calls} calls instead of 1")
 
 
 async def check_refused(subject: Subject, function: Function) -> None:

@@ -35,7 +35,10 @@ class Row(NamedTuple):
         """What is measured."""
         if self.refuse is not None:
             return await self.refuse(subject)
-        return subject.put(trivial(subject.mode), self.sizes)
+        function = subject.put(trivial(subject.mode), self.sizes)
+        if not self.proofs:
+            raise Absent("is there, but nothing proves yet that it works")
+        return function
 
 
 async def _opened(subject: Subject) -> Function:
@@ -64,17 +67,17 @@ _TIMEOUT, _RETRY, _BREAKER = proofs.gives_up_slow_calls, proofs.tries_again, pro
 _LIMIT, _BULKHEAD = proofs.refuses_when_empty, proofs.holds_one_at_a_time
 
 ROWS = (
-    Row("nothing", "no policy in it", "nothing", ()),
+    Row("nothing", "no policy in it", "nothing", (proofs.calls_once,)),
     Row("timeout", "Timeout", "timeout", (_TIMEOUT,)),
     Row("retry", "Retry", "retry", (_RETRY,)),
     Row("breaker", "Breaker", "breaker", (_BREAKER,)),
     Row("ratelimit", "RateLimit", "ratelimit", (_LIMIT,)),
     Row("bulkhead", "Bulkhead", "bulkhead", (_BULKHEAD,)),
     Row("adaptive", "AdaptiveLimit", "adaptive", (_BULKHEAD,)),
-    Row("throttle", "Throttle", "throttle", ()),
+    Row("throttle", "Throttle", "throttle", (_BREAKER,)),
     Row("fallback", "Fallback", "fallback", (proofs.falls_back,)),
     Row("cache", "Cache, hit", "cache", (proofs.remembers,)),
-    Row("singleflight", "SingleFlight", "singleflight", ()),
+    Row("singleflight", "SingleFlight", "singleflight", (proofs.shares_one_call,)),
     Row("hedge", "Hedge", "hedge", ()),
     Row("fault", "Fault", "fault", ()),
     Row("two", "Retry+Breaker", "two", (_RETRY, _BREAKER)),
@@ -88,4 +91,4 @@ ROWS = (
     Row("open", "refused: breaker open", "breaker", (), refuse=_opened),
     Row("empty", "refused: bucket empty", "ratelimit", (), refuse=_emptied),
 )
-"""In the order of the table. A row that has not a proof of its own needs one as soon as somebody has its policy."""
+"""In the order of the table. What has no proof is not measured: it has to get one when somebody has the policy."""
