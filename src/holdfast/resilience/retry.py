@@ -1,5 +1,6 @@
 """Retry: a call that failed is made again, a little later, as long as that is safe and helps."""
 
+import asyncio
 import random as system
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -299,8 +300,7 @@ class Retry(Fused[RetrySettings]):
             return DEADLINE
         if tries >= way.attempts:
             return ATTEMPTS
-        cancellation = current().cancellation
-        return CALLED_OFF if cancellation is not None and cancellation.cancelled else ""
+        return CALLED_OFF if _called_off() else ""
 
     def _asked(self, call: Call, outcome: Any) -> float:
         own = self.settings.retry_after
@@ -335,6 +335,16 @@ def point_of_no_return() -> Iterator[None]:
         # Past the error's own __setattr__, which some classes lock.
         object.__setattr__(error, "retryable", False)
         raise
+
+
+def _called_off() -> bool:
+    """Whether nobody wants the work any more; also when a callee made an error of its own of the cancellation."""
+    cancellation = current().cancellation
+    if cancellation is not None and cancellation.cancelled:
+        return True
+    loop = asyncio._get_running_loop()  # the one that does not raise when there is none
+    task = None if loop is None else asyncio.current_task(loop)
+    return task is not None and task.cancelling() > 0
 
 
 def _pause(call: Call, seconds: float) -> None:
