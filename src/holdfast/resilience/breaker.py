@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Breaker", "BreakerChanged", "BreakerSettings", "BreakerState"]
 
-NEWS_LIMIT: Final = 256
+NEWS_LIMIT: Final = 1024
 """Changes that wait for a listener that is slow; the oldest are forgotten."""
 SPARED: Final = Lease(-inf)
 """The token of a call that would have been refused: no half-open period knows it, so its result is dropped."""
@@ -137,7 +137,12 @@ class Breaker(Gate[BreakerSettings]):
 
     @property
     def state(self) -> BreakerState:
-        """Its state. It goes from open to half-open with the first call after its time."""
+        """Its state. It goes from open to half-open with the first call after its time.
+
+        ``TypeError`` when there is one for each key.
+        """
+        if self._circuits is not None:
+            raise TypeError(f"{self.name} has a state for each key; use state_of(key)")
         return self._circuit.state
 
     def state_of(self, key: Hashable) -> BreakerState:

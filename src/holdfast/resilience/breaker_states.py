@@ -132,7 +132,7 @@ class Circuit:
         self.changes: list[Change] = []
         self.opened = 0
         self.late = 0
-        self.used = True
+        self.used = False
         self._grown = self._length = 0.0
         self._counts: Counts = (0, 0, 0)
         self.window = _window_for(settings)
