@@ -1,0 +1,245 @@
+import asyncio
+
+import pytest
+
+from holdfast.core.call import bare_call
+from holdfast.core.clock import VirtualClock
+from holdfast.core.context import deadline_within
+from holdfast.core.errors import BulkheadFull, DeadlineExceeded
+from holdfast.core.event import Event
+from holdfast.core.pipeline import Pipeline
+from holdfast.resilience.bulkhead import Bulkhead, QueueCleared, QueueStanding
+from holdfast.resilience.permits import STANDING
+from holdfast.resilience.timeout import Timeout
+from resilience.loops import RunAsync
+from resilience.room import Room, settle
+
+
+def test_waiters_are_served_in_the_order_in_which_they_came(run_async: RunAsync) -> None:
+    bulkhead = Bulkhead(1, queue=5, max_wait=10)
+    room = Room(Pipeline("x", bulkhead))
+
+    async def main() -> None:
+        calls = [room.call(number) for number in range(5)]
+        await settle()
+        assert (room.inside, bulkhead.queued) == ([0], 4)
+        for number in range(5):
+            room.finish(number)
+            await settle()
+        assert await asyncio.gather(*calls) == [0, 1, 2, 3, 4]
+
+    run_async(main())
+    assert (room.order, room.most) == ([0, 1, 2, 3, 4], 1)
+    assert (bulkhead.in_flight, bulkhead.queued, bulkhead.waited) == (0, 0, 4)
+
+
+def test_with_lifo_the_newest_waiter_is_served_first_and_a_full_queue_pushes_the_oldest_out(
+    run_async: RunAsync,
+) -> None:
+    bulkhead = Bulkhead(1, queue=3, max_wait=10, order="lifo")
+    room = Room(Pipeline("x", bulkhead))
+
+    async def main() -> None:
+        calls = [room.call(number) for number in range(5)]
+        await settle()
+        assert bulkhead.queued == 3
+        with pytest.raises(BulkheadFull, match="newer calls took its place in the queue"):
+            await calls[1]
+        for number in range(5):
+            room.finish(number)
+            await settle()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    run_async(main())
+    assert room.order == [0, 4, 3, 2]
+    assert (bulkhead.pushed_out, bulkhead.refused, bulkhead.timeouts, bulkhead.in_flight) == (1, 1, 0, 0)
+
+
+def test_adaptive_order_is_fifo_in_a_burst_and_lifo_once_the_queue_does_not_get_empty() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=10, max_wait=100, order="adaptive")
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        calls = [room.call(number) for number in range(6)]
+        await settle()
+        for number in (0, 1):
+            room.finish(number)
+            await settle()
+        await asyncio.sleep(STANDING * 1.5)
+        for number in (2, 5, 4, 3):
+            room.finish(number)
+            await settle()
+        assert room.order == [0, 1, 2, 5, 4, 3]
+        await asyncio.gather(*calls)
+        # The queue was empty: a new burst is served in its order again.
+        calls = [room.call(number) for number in range(10, 13)]
+        await settle()
+        for number in range(10, 13):
+            room.finish(number)
+            await settle()
+        await asyncio.gather(*calls)
+
+    clock.run(main())
+    assert room.order[6:] == [10, 11, 12]
+
+
+def test_a_full_queue_refuses_who_comes_next() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=1)
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        calls = [room.call(number) for number in range(3)]
+        await settle()
+        with pytest.raises(BulkheadFull, match="1 calls are under way and 1 wait"):
+            await calls[2]
+        room.finish(0)
+        room.finish(1)
+        assert await asyncio.gather(*calls[:2]) == [0, 1]
+
+    clock.run(main())
+
+
+def test_a_wait_ends_after_max_wait() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5, max_wait="500ms")  # type: ignore[arg-type]  # as data gives it
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        holder = room.call("holder")
+        began = clock.now()
+        with pytest.raises(BulkheadFull, match=r"no permit came in 0\.5 s"):
+            await room.call("late")
+        assert clock.now() - began == pytest.approx(0.5)
+        assert bulkhead.queued == 0
+        room.finish("holder")
+        await holder
+
+    clock.run(main())
+    assert (bulkhead.waited, bulkhead.timeouts, bulkhead.in_flight) == (1, 1, 0)
+    assert bulkhead.snapshot()["longest_wait"] == pytest.approx(0.5)
+
+
+def test_a_wait_ends_at_the_deadline_of_the_call() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5, max_wait=10)
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        holder = room.call("holder")
+        began = clock.now()
+        with deadline_within(0.2, now=clock.now()), pytest.raises(BulkheadFull, match="the deadline passed"):
+            await room.call("late")
+        assert clock.now() - began == pytest.approx(0.2)
+        room.finish("holder")
+        await holder
+
+    clock.run(main())
+    assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
+
+
+def test_a_wait_for_which_no_time_is_left_is_not_begun() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5)
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        holder = room.call("holder")
+        await settle()
+        with deadline_within(0, now=clock.now()), pytest.raises(BulkheadFull, match="no time is left"):
+            await room.call("late")
+        assert bulkhead.waited == 0
+        room.finish("holder")
+        await holder
+
+    clock.run(main())
+
+
+def test_a_timeout_around_it_ends_the_wait_and_no_place_is_left_taken() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5, max_wait=10)
+    room = Room(Pipeline("x", Timeout(0.2), bulkhead, clock=clock))
+    holder = Room(Pipeline("holder", bulkhead, clock=clock))
+
+    async def main() -> None:
+        first = holder.call("holder")
+        await settle()
+        with pytest.raises((DeadlineExceeded, BulkheadFull)):
+            await room.call("late")
+        assert (bulkhead.in_flight, bulkhead.queued) == (1, 0)
+        holder.finish("holder")
+        await first
+
+    clock.run(main())
+    assert bulkhead.in_flight == 0
+
+
+def test_the_call_is_stamped_anew_after_a_wait() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5)
+    stamps: list[float] = []
+
+    async def main() -> None:
+        held = bare_call(clock=clock)
+        token = bulkhead.enter(held)
+        waiting = bare_call(clock=clock)
+        began = waiting.now
+
+        async def wait() -> None:
+            taken = await bulkhead.admit_async(waiting)
+            stamps.append(waiting.now - began)
+            bulkhead.exit(waiting, taken)
+
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0.25)
+        bulkhead.exit(held, token)
+        await task
+
+    clock.run(main())
+    assert stamps == [pytest.approx(0.25)]
+    assert bulkhead.in_flight == 0
+
+
+def test_a_block_may_wait_too() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=1, max_wait=10)
+    pipeline = Pipeline("x", bulkhead, clock=clock)
+
+    async def hold(seconds: float) -> float:
+        async with pipeline.guard():
+            await asyncio.sleep(seconds)
+            return clock.now()
+
+    async def main() -> list[float]:
+        return list(await asyncio.gather(hold(1), hold(1)))
+
+    began = clock.now()
+    assert clock.run(main()) == [pytest.approx(began + 1), pytest.approx(began + 2)]
+    assert bulkhead.in_flight == 0
+
+
+def test_a_standing_queue_and_its_end_are_told() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5, max_wait=10)
+    heard: list[Event] = []
+    bulkhead.listeners.subscribe(heard.append)
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        calls = [room.call(number) for number in range(3)]
+        await asyncio.sleep(STANDING * 2)
+        room.finish(0)
+        await settle()
+        room.finish(1)
+        await settle()
+        room.finish(2)
+        await asyncio.gather(*calls)
+
+    clock.run(main())
+    standing, cleared = heard
+    assert isinstance(standing, QueueStanding)
+    assert standing.queued == 1
+    assert standing.seconds == pytest.approx(STANDING * 2)
+    assert isinstance(cleared, QueueCleared)
+    assert cleared.seconds == pytest.approx(STANDING * 2)
