@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +189,109 @@ def test_a_second_cancellation_is_passed_on_to_a_call_that_is_slow_to_end(run: R
     run(main)
 
 
+def test_a_cancelled_close_gets_out_when_the_calls_have_ended(run: Run) -> None:
+    async def main() -> None:
+        ended = []
+
+        async def call(item: int) -> int:
+            if item == 0:
+                return item
+            try:
+                await asyncio.Event().wait()
+            finally:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await turns(5)
+                    ended.append(item)
+            return item
+
+        results = map_concurrent(range(2), call, limit=2)
+        assert await anext(results) == 0
+        closing = asyncio.ensure_future(close(results))
+        await turns(5)
+        assert ended == []
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert ended == [1]
+
+    run(main)
+
+
+async def close(results: AsyncGenerator[Any, None]) -> None:
+    await results.aclose()
+
+
+def test_a_cancellation_while_others_end_after_an_error_gets_out_and_the_error_is_reported() -> None:
+    reports: list[str] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(str(context["exception"])))
+
+        async def call(item: int) -> None:
+            if item == 1:
+                raise ValueError("the first error")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.Event().wait()
+
+        result = take(map_concurrent(range(2), call, limit=2))
+        await turns(10)
+        assert not result.done()
+        result.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await result
+
+    asyncio.run(main())
+    assert reports == ["the first error"]
+
+
+def test_a_generator_is_closed_also_when_somebody_holds_it(run: Run) -> None:
+    closed: list[str] = []
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            closed.append("sync")
+
+    async def async_numbers() -> AsyncGenerator[int, None]:
+        try:
+            for number in range(100):
+                yield number
+        finally:
+            closed.append("async")
+
+    async def main() -> None:
+        closed.clear()
+        held = numbers(), async_numbers()
+        for source in held:
+            async with aclosing(map_concurrent(source, double, limit=2)) as results:
+                await anext(results)
+        assert closed == ["sync", "async"]
+
+    run(main)
+
+
+def test_an_iterator_that_is_no_generator_stays_open(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text("one\ntwo\nthree\n")
+
+    async def main() -> None:
+        with path.open() as lines:
+            async with aclosing(map_concurrent(lines, shout, limit=1, buffer=0)) as results:
+                assert await anext(results) == "ONE\n"
+            assert not lines.closed
+
+    run(main)
+
+
+async def shout(line: str) -> str:
+    return line.upper()
+
+
 def test_a_call_that_cleans_up_after_an_error_is_cancelled_only_once(run: Run) -> None:
     async def main() -> None:
         cleaned = []
@@ -258,10 +362,15 @@ def test_a_source_that_answers_a_cancellation_with_an_item_starts_no_call(run: R
             yield 1
 
     async def main() -> None:
-        flows = [map_concurrent(stubborn(), double, limit=3), merge(stubborn(), buffer=3)]
+        flows: list[AsyncGenerator[Any, None]] = [
+            map_concurrent(stubborn(), double, limit=1, buffer=0),
+            merge(stubborn()),
+            batch(stubborn(), 1),
+        ]
         for flow in flows:
             async with aclosing(flow) as results:
-                assert await anext(results) == 0
+                assert await anext(results) in (0, [0])
+                await turns(5)
             assert not others()
         begun: list[int] = []
 

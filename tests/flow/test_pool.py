@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from flow.loops import Calls, Run, double, others, turns, until
+from flow.loops import Calls, Run, double, turns, until
 from holdfast.core.clock import VirtualClock
 from holdfast.core.component import Component
 from holdfast.core.context import baggage, cancellation_scope, current, current_deadline, deadline_within
-from holdfast.core.errors import CallCancelled, DeadlineExceeded, Draining, Rejected
+from holdfast.core.errors import BulkheadFull, CallCancelled, DeadlineExceeded
 from holdfast.flow import WorkerPool
 
 
@@ -46,7 +46,7 @@ def test_a_full_queue_refuses_or_makes_wait_first_come_first_served(run: Run) ->
         async with WorkerPool(calls, workers=1, queue=1, name="mail") as pool:
             pool.try_submit(0)
             pool.try_submit(1)
-            with pytest.raises(Rejected, match=r"mail: no room: 1 running, 1 queued \(at most 1\)") as refused:
+            with pytest.raises(BulkheadFull, match=r"mail: no room: 1 running, 1 queued \(at most 1\)") as refused:
                 pool.try_submit(2)
             assert refused.value.policy == "mail"
             waiting = [asyncio.ensure_future(pool.submit(item)) for item in (3, 4)]
@@ -55,7 +55,7 @@ def test_a_full_queue_refuses_or_makes_wait_first_come_first_served(run: Run) ->
             calls.finish(0)
             await until(waiting[0].done)
             assert not waiting[1].done()
-            with pytest.raises(Rejected):  # it does not overtake the one that waits
+            with pytest.raises(BulkheadFull):  # it does not overtake the one that waits
                 pool.try_submit(5)
             for item in (1, 3, 4):
                 calls.finish(item)
@@ -70,7 +70,7 @@ def test_without_a_queue_an_item_is_taken_only_when_a_worker_is_free(run: Run) -
         calls: Calls[int] = Calls()
         async with WorkerPool(calls, workers=1, queue=0) as pool:
             pool.try_submit(0)
-            with pytest.raises(Rejected):
+            with pytest.raises(BulkheadFull):
                 pool.try_submit(1)
             calls.finish(0)
             await until(lambda: not pool.running)
@@ -244,10 +244,33 @@ def test_waiting_for_room_ends_at_its_own_time_or_the_ambient_deadline(run_in_vi
                 with pytest.raises(DeadlineExceeded, match="no time to wait"):
                     await pool.submit(1, within=60)
             assert loop.time() - began == pytest.approx(5)
+            assert pool.waiting == 0
             calls.finish(0)
         assert calls.begun == [0]
 
     run_in_virtual_time(main)
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_an_item_is_begun_exactly_when_its_submitter_is_not_refused(after: int) -> None:
+    """Room and the end of the waiting come in the same few turns."""
+    clock = VirtualClock()
+
+    async def main() -> None:
+        calls: Calls[int] = Calls()
+        async with WorkerPool(calls, workers=1, queue=0) as pool:
+            pool.try_submit(0)
+            waiting = asyncio.ensure_future(pool.submit(1, within=3))
+            await turns(3)
+            calls.finish(0)
+            await turns(after)
+            clock.advance(3)
+            await turns(10)
+            refused = waiting.exception() is not None
+            assert refused == (not calls.has_begun(1))
+            calls.finish(1)
+
+    clock.run(main())
 
 
 class LoopClock(VirtualClock):
@@ -255,101 +278,6 @@ class LoopClock(VirtualClock):
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def test_a_drain_takes_no_more_and_finishes_what_is_there(run: Run) -> None:
-    async def main() -> None:
-        calls: Calls[int] = Calls()
-        pool = WorkerPool(calls, workers=1, queue=1, name="mail")
-        await pool.start()
-        futures = [pool.try_submit(item) for item in range(2)]
-        waiting = asyncio.ensure_future(pool.submit(2))
-        await turns(3)
-        drain = asyncio.ensure_future(pool.drain(inf))
-        await turns(3)
-        with pytest.raises(Draining, match="mail: the pool is stopping"):
-            await waiting
-        with pytest.raises(Draining):
-            pool.try_submit(3)
-        with pytest.raises(Draining):
-            await pool.submit(3)
-        assert not drain.done()
-        for item in range(2):
-            calls.finish(item, item)
-        assert await drain == 0
-        assert [await future for future in futures] == [0, 1]
-        await pool.stop()
-
-    run(main)
-
-
-def test_what_is_not_done_in_time_is_cancelled_and_refused(
-    run_in_virtual_time: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> None:
-        calls: Calls[int] = Calls()
-        loop = asyncio.get_running_loop()
-        async with WorkerPool(calls, workers=2, queue=5, stop_within=4, name="mail") as pool:
-            futures = [pool.try_submit(item) for item in range(4)]
-            await turns(3)
-            calls.finish(0, "zero")
-            began = loop.time()
-        assert loop.time() - began == pytest.approx(4)
-        results = await asyncio.gather(*futures, return_exceptions=True)
-        assert results[0] == "zero"
-        assert [type(result) for result in results[1:]] == [Draining] * 3
-        assert calls.begun == [0, 1, 2]
-        assert calls.cancelled == [1, 2]
-        assert not others()
-
-    run_in_virtual_time(main)
-    assert "mail: 3 items are given up, not done within 4 s" in caplog.text
-
-
-def test_a_call_that_ignores_its_cancellation_does_not_hold_up_the_stop(
-    run_in_virtual_time: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> None:
-        async def deaf(_: int) -> str:
-            try:
-                await asyncio.sleep(100)
-            except asyncio.CancelledError:  # what this test is about
-                await asyncio.sleep(50)
-            return "late"
-
-        loop = asyncio.get_running_loop()
-        pool = WorkerPool(deaf, workers=1, queue=0, name="mail")
-        await pool.start()
-        future = pool.try_submit(0)
-        await turns(2)
-        began = loop.time()
-        assert await pool.drain(1) == 1
-        assert loop.time() - began == pytest.approx(3)
-        with pytest.raises(Draining):
-            await future
-        await asyncio.sleep(50)
-
-    run_in_virtual_time(main)
-    assert "mail: 1 cancelled calls are stuck" in caplog.text
-
-
-def test_a_cancelled_drain_gets_out_at_once_and_another_one_can_follow(run: Run) -> None:
-    async def main() -> None:
-        calls: Calls[int] = Calls()
-        pool = WorkerPool(calls, workers=1, queue=0)
-        await pool.start()
-        future = pool.try_submit(0)
-        drain = asyncio.ensure_future(pool.drain(inf))
-        await turns(3)
-        drain.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await drain
-        assert calls.running == [0]
-        calls.finish(0, "zero")
-        assert await pool.drain(inf) == 0
-        assert await future == "zero"
-
-    run(main)
 
 
 def test_a_call_may_submit_to_its_own_pool(run: Run) -> None:

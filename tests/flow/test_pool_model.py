@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flow.loops import Calls, others, turns
-from holdfast.core.errors import Draining, Rejected
+from holdfast.core.errors import BulkheadFull, Draining
 from holdfast.flow import WorkerPool
 
 
@@ -56,7 +56,7 @@ class PoolMachine(RuleBasedStateMachine):
         async def submit() -> None:
             try:
                 self.futures[item] = self.pool.try_submit(item)
-            except Rejected:
+            except BulkheadFull:
                 self.results[item] = "refused"
 
         self.loop.run_until_complete(submit())

@@ -11,7 +11,7 @@ from typing import Final, Generic, Self, TypeVar
 
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import check, remaining
-from holdfast.core.errors import CallCancelled, DeadlineExceeded, Draining, HoldfastError, Rejected
+from holdfast.core.errors import BulkheadFull, CallCancelled, DeadlineExceeded, Draining, HoldfastError
 from holdfast.flow.source import require_at_least
 
 T = TypeVar("T")
@@ -77,6 +77,11 @@ class WorkerPool(Generic[T, R]):
         """Items that wait for a worker."""
         return len(self._queue)
 
+    @property
+    def waiting(self) -> int:
+        """Submitters that wait for room in the queue; there is none while there are any."""
+        return len(self._waiting)
+
     async def start(self) -> None:
         """Take items from now on. ``RuntimeError`` the second time."""
         if self._loop is not None:
@@ -100,12 +105,14 @@ class WorkerPool(Generic[T, R]):
     def try_submit(self, item: T) -> "asyncio.Future[R]":
         """Queue ``item`` now; the future gets its result. Cancelling the future cancels the call.
 
-        Raises ``Rejected`` when the queue is full or somebody waits for room already, ``Draining`` after ``drain``
-        or ``stop`` has begun, ``RuntimeError`` before ``start``.
+        Raises ``BulkheadFull`` when the queue is full, ``Draining`` after ``drain`` or ``stop`` has begun,
+        ``RuntimeError`` before ``start``.
         """
         job = self._job(item)
-        if self._waiting or not self._has_room():
-            raise Rejected(self.name, f"no room: {self.running} running, {self.queued} queued (at most {self._size})")
+        if not self._has_room():
+            raise BulkheadFull(
+                self.name, f"no room: {self.running} running, {self.queued} queued (at most {self._size})"
+            )
         self._accept(job)
         return job
 
@@ -117,7 +124,7 @@ class WorkerPool(Generic[T, R]):
         cancellation takes the item back.
         """
         job = self._job(item)
-        if not self._waiting and self._has_room():
+        if self._has_room():
             self._accept(job)
             return job
         patience = min(within, remaining(self._clock.now()))

@@ -44,14 +44,13 @@ class Crew(Generic[Tag]):
     by somebody else counts as failed with ``CallCancelled``, so that its item is not lost in silence.
     """
 
-    __slots__ = ("_abandoned", "_cancelled", "_context", "_ended", "_tasks", "errors")
+    __slots__ = ("_cancelled", "_context", "_ended", "_tasks", "errors")
 
     def __init__(self, ended: Callable[[Tag, "asyncio.Task[Any]", BaseException | None], None]) -> None:
         self._ended = ended
         self._tasks: dict[asyncio.Task[Any], Tag] = {}
         self._context: contextvars.Context | None = None
         self._cancelled = False
-        self._abandoned = False
         self.errors: list[BaseException] = []
         """What failed, in the order in which it was noticed."""
 
@@ -108,7 +107,6 @@ class Crew(Generic[Tag]):
         Errors go to the loop's exception handler, as those of any task that nobody awaits. A cancellation
         meanwhile is passed on to the tasks, and gets out as soon as they have ended.
         """
-        self._abandoned = True
         try:
             await self._join()
         finally:
@@ -139,7 +137,7 @@ class Crew(Generic[Tag]):
         tag = self._tasks.pop(task)
         if not self._cancelled:
             self._ended(tag, task, _failure(task))
-        elif not task.cancelled() and not self._abandoned:
+        elif not task.cancelled():
             error = task.exception()
             if error is not None:
                 self.errors.append(error)
