@@ -1,0 +1,264 @@
+import gc
+import random
+import threading
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.resilience.sieve import Sieve, Slot
+
+THREADS = 20
+
+
+class Source:
+    forgotten = False
+
+
+class Held(Slot):
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self, key: Any, value: Any = None, until: float = float("inf")) -> None:
+        super().__init__(key, until)
+        self.value = value
+
+
+SOURCE = Source()
+
+
+def put(sieve: Sieve[Held], key: Any, value: Any = None, now: float = 0.0, until: float = float("inf")) -> Any:
+    return sieve.put(Held(key, value, until), now, SOURCE)
+
+
+def hit(sieve: Sieve[Held], key: Any) -> bool:
+    entry = sieve.entries.get(key)
+    if entry is not None:
+        entry.visited = True
+    return entry is not None
+
+
+def order(sieve: Sieve[Held]) -> list[Any]:
+    """The keys, oldest first, by the links in both directions."""
+    upwards, slot = [], sieve._oldest
+    while slot is not None:
+        upwards.append(slot.key)
+        slot = slot.newer
+    downwards, slot = [], sieve._newest
+    while slot is not None:
+        downwards.append(slot.key)
+        slot = slot.older
+    assert upwards == downwards[::-1]
+    assert set(upwards) == set(sieve.entries)
+    return upwards
+
+
+class Model:
+    """Algorithm 1 of the paper, on a list: oldest first, the hand is a place in it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.queue: list[list[Any]] = []  # key, visited, until
+        self.hand: Any = None
+
+    def find(self, key: Any) -> list[Any] | None:
+        return next((item for item in self.queue if item[0] == key), None)
+
+    def put(self, key: Any, now: float, until: float) -> Any:
+        item = self.find(key)
+        if item is not None:
+            item[1:] = [True, until]
+            return key
+        gone = self.evict(now) if len(self.queue) == self.limit else None
+        self.queue.append([key, False, until])
+        return gone
+
+    def evict(self, now: float) -> Any:
+        place = 0 if self.hand is None else self.queue.index(self.hand)
+        while self.queue[place][1] and self.queue[place][2] > now:
+            self.queue[place][1] = False
+            place = (place + 1) % len(self.queue)
+        gone = self.queue[place]
+        self.leave(gone)
+        self.hand = self.queue[place] if place < len(self.queue) else None
+        return gone[0]
+
+    def leave(self, item: list[Any]) -> None:
+        place = self.queue.index(item)
+        del self.queue[place]
+        if self.hand is item:
+            self.hand = self.queue[place] if place < len(self.queue) else None
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "put", "put", "hit", "hit", "drop", "advance"]),
+            st.integers(0, 9),
+            st.sampled_from([1.0, 3.0, 100.0]),
+        ),
+        max_size=60,
+    ),
+)
+def test_it_keeps_and_evicts_as_the_algorithm_of_the_paper_does(
+    limit: int, steps: list[tuple[str, int, float]]
+) -> None:
+    sieve: Sieve[Held] = Sieve(limit)
+    model = Model(limit)
+    now = 0.0
+    for step, key, seconds in steps:
+        if step == "put":
+            gone = put(sieve, key, now=now, until=now + seconds)
+            assert (None if gone is None else gone.key) == model.put(key, now, now + seconds)
+        elif step == "hit":
+            item = model.find(key)
+            assert hit(sieve, key) is (item is not None)
+            if item is not None:
+                item[1] = True
+        elif step == "drop":
+            item = model.find(key)
+            assert (sieve.drop(key) is not None) is (item is not None)
+            if item is not None:
+                model.leave(item)
+        else:
+            now += seconds
+        assert order(sieve) == [item[0] for item in model.queue]
+        assert (sieve._hand.key if sieve._hand else None) == (model.hand[0] if model.hand else None)
+
+
+def test_an_entry_that_was_asked_for_outlives_a_flood_of_others() -> None:
+    sieve: Sieve[Held] = Sieve(3)
+    for key in "abc":
+        put(sieve, key)
+    hit(sieve, "a")
+    assert [put(sieve, key).key for key in "de"] == ["b", "c"]
+    assert order(sieve) == ["a", "d", "e"]
+
+
+def test_an_entry_that_is_of_no_use_any_more_goes_first_although_it_was_asked_for() -> None:
+    sieve: Sieve[Held] = Sieve(2)
+    put(sieve, "old", until=5.0)
+    put(sieve, "new")
+    hit(sieve, "old")
+    assert put(sieve, "x", now=5.0).key == "old"
+
+
+def test_a_new_value_takes_the_old_ones_place_and_counts_as_asked_for() -> None:
+    sieve: Sieve[Held] = Sieve(2)
+    put(sieve, "a", 1)
+    put(sieve, "b")
+    assert put(sieve, "a", 2).value == 1
+    assert order(sieve) == ["a", "b"]
+    assert put(sieve, "c").key == "b"
+    assert sieve.entries["a"].value == 2
+    assert sieve.evicted == 1
+
+
+def test_it_misses_less_than_least_recently_used_on_a_skewed_load() -> None:
+    # The paper's point (section 5): on power-law loads SIEVE misses less than LRU at every size of the cache.
+    chance = random.Random(1)
+    keys = range(10_000)
+    requests = chance.choices(keys, [1 / (key + 1) for key in keys], k=60_000)
+    for size in (100, 1000):
+        sieve: Sieve[Held] = Sieve(size)
+        recent: OrderedDict[int, None] = OrderedDict()
+        misses = least_recently_used = 0
+        for key in requests:
+            if not hit(sieve, key):
+                misses += 1
+                put(sieve, key)
+            if key in recent:
+                recent.move_to_end(key)
+            else:
+                least_recently_used += 1
+                recent[key] = None
+                if len(recent) > size:
+                    recent.popitem(last=False)
+        assert misses < 0.95 * least_recently_used
+
+
+def test_a_lower_limit_removes_what_is_too_much() -> None:
+    sieve: Sieve[Held] = Sieve(5)
+    for key in range(5):
+        put(sieve, key)
+    assert [entry.key for entry in sieve.bound(2)] == [0, 1, 2]
+    assert put(sieve, 5).key == 3
+    assert sieve.bound(10) == []
+    assert put(sieve, 6) is None
+
+
+def test_nothing_is_taken_from_a_source_that_is_forgotten() -> None:
+    sieve: Sieve[Held] = Sieve(2)
+    source = Source()
+    source.forgotten = True
+    assert sieve.put(Held("a"), 0.0, source) is None
+    assert not sieve.entries
+
+
+def test_what_is_removed_is_freed_at_once() -> None:
+    sieve: Sieve[Held] = Sieve(2)
+    gc.collect()
+    gc.disable()
+    try:
+        kept = [weakref.ref(entry) for entry in (Held(1), Held(2), Held(3))]
+        for key in range(4):
+            put(sieve, key)
+        seen = [weakref.ref(entry) for entry in sieve.entries.values()]
+        sieve.drop(3)
+        sieve.clear()
+        assert [ref() for ref in kept + seen] == [None] * 5
+    finally:
+        gc.enable()
+
+
+def test_values_are_given_up_outside_of_the_lock() -> None:
+    sieve: Sieve[Held] = Sieve(1)
+    seen: list[str] = []
+
+    class Value:
+        """Asks the sieve for something when it is freed, as a finalizer of the user's may."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __del__(self) -> None:
+            sieve.drop("nothing")
+            seen.append(self.name)
+
+    def work() -> None:
+        for name in ("first", "second"):
+            put(sieve, name, Value(name))
+        put(sieve, "second", Value("third"))
+        sieve.drop("second")
+        put(sieve, "x", Value("fourth"))
+        sieve.clear()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert seen == ["first", "second", "third", "fourth"]
+
+
+@pytest.mark.usefixtures("switching_often")
+def test_threads_never_break_the_order_or_the_limit() -> None:
+    sieve: Sieve[Held] = Sieve(10)
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(150):
+            key = chance.randrange(30)
+            if not hit(sieve, key):
+                put(sieve, key)
+            if chance.random() < 0.1:
+                sieve.drop(chance.randrange(30))
+            assert len(sieve.entries) <= 10
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(order(sieve)) <= 10
