@@ -25,7 +25,6 @@ from holdfast.lab.simulation import (
     Draw,
     GateDoor,
     OpenDoor,
-    Retry,
     Server,
     Simulation,
     bimodal,
@@ -33,7 +32,8 @@ from holdfast.lab.simulation import (
     fixed,
 )
 from holdfast.resilience.adaptive import AdaptiveLimit
-from holdfast.resilience.limits import LIMITS
+from holdfast.resilience.limits import LIMITS, Limit
+from holdfast.resilience.retry import RetrySettings
 
 MEAN: Final = 0.002
 SEEDS: Final = (1, 2, 3)
@@ -79,6 +79,25 @@ def run(
     """One simulation."""
     simulation = Simulation(phases, server or Server(), clients or Clients(), seed)
     return simulation.run(making(simulation))
+
+
+class Naive(AdaptiveLimit):
+    """What one writes first: the threshold lets through as many calls as were served in the last window.
+
+    A throttled server serves what is let through, so the threshold confirms itself, and each window with fewer
+    calls takes it down further. Here to show what that costs.
+    """
+
+    def _learn(self, limit: Limit, now: float, used: float) -> None:
+        self._ended = now
+        super()._learn(limit, now, used)
+
+    def _rank(self, limit: Limit, in_flight: float) -> None:
+        self._ranks.admit((self._completed - self._before[0]) / (self._ended - self._window_began), 0.0)
+
+    def _derive(self, limit: Limit) -> None:
+        super()._derive(limit)
+        self._spare = 0.0
 
 
 class Report:
@@ -158,7 +177,7 @@ def step(report: Report) -> None:
 def priorities(report: Report) -> None:
     """Who is served, and what it costs."""
     report.title("Priorities (10 % critical_plus, 40 % critical, 30 % sheddable_plus, 20 % sheddable)")
-    report.row("", ("without", "with", "c_plus", "critical", "shed_plus", "sheddable", "of them 0:"))
+    report.row("", ("without", "naive", "with", "c_plus", "critical", "shed_plus", "sheddable", "c_plus*"), 11)
     for name, spread in SPREADS.items():
         server = Server(cpu=spread(MEAN))
         for load in (1.4, 2.0, 3.0, 5.0):
@@ -166,16 +185,19 @@ def priorities(report: Report) -> None:
             clients = Clients(mix=MIX)
             without = [run(adaptive(priorities=False), phases, server, clients, seed) for seed in SEEDS]
             ranked = [run(adaptive(), phases, server, clients, seed) for seed in SEEDS]
+            naive = [run(lambda _: GateDoor(Naive()), phases, server, clients, seed) for seed in SEEDS]
             plain = fmean(result.goodput(QUIET + 0.5, QUIET + 10) for result in without)
+            first = fmean(result.goodput(QUIET + 0.5, QUIET + 10) for result in naive)
             total = fmean(result.goodput(QUIET + 0.5, QUIET + 10) for result in ranked)
             shares = [
                 fmean(result.success(QUIET, QUIET + 9.5, criticality) for result in ranked) for criticality in MIX
             ]
             unranked = fmean(result.success(QUIET, QUIET + 9.5, Criticality.CRITICAL_PLUS) for result in without)
-            report.row(f"{name} {load:g}x", [plain, total, *shares, unranked])
+            report.row(f"{name} {load:g}x", [plain, first, total, *shares, unranked], 11)
             if name == "fixed":
                 report.target(f"{load:g}x, critical_plus answered", shares[0], 0.99)
                 report.target(f"{load:g}x, goodput against that without priorities", total - plain, -0.03)
+    print("* without priorities; naive: the threshold follows what was served in the last window")
 
 
 def users(report: Report) -> None:
@@ -198,7 +220,7 @@ def users(report: Report) -> None:
 def retries(report: Report) -> None:
     """Ten seconds at 1.3, and then whether clients that retry let the server come back."""
     report.title("Success in each half second after 10 s at 1.3x, load back at 0.7x, clients retry (budget 10 %)")
-    clients = Clients(retry=Retry())
+    clients = Clients(retry=RetrySettings())
     end = QUIET + 10
     for name in ("nothing", "deadline drop", "gradient2", "bbr", "AdaptiveLimit()"):
         result = run(policies()[name], [(QUIET, 0.7), (10, 1.3), (20, 0.7)], clients=clients)

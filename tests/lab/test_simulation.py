@@ -13,13 +13,14 @@ from holdfast.lab.simulation import (
     Draw,
     OpenDoor,
     Request,
-    Retry,
     Server,
     Simulation,
     bimodal,
     exponential,
     fixed,
 )
+from holdfast.resilience.budget import RetryBudgetSettings
+from holdfast.resilience.retry import RetrySettings
 
 MEAN = 0.002
 
@@ -84,7 +85,7 @@ def test_the_same_seed_gives_the_same_outcomes() -> None:
 
 
 def test_every_call_has_one_outcome() -> None:
-    clients = Clients(retry=Retry())
+    clients = Clients(retry=RetrySettings())
     door = AtMost(10)
     result = Simulation([(3, 2.0)], clients=clients, seed=3).run(door)
     assert len({one.born for one in result.outcomes}) == len(result.outcomes)
@@ -167,20 +168,21 @@ def test_a_backend_is_quick_up_to_its_knee() -> None:
 
 
 def test_retries_keep_to_their_budget() -> None:
-    retry = Retry(budget=0.1, floor=1.0)
+    budget = RetryBudgetSettings()
     door = Shut()
-    result = Simulation([(10, 1.0)], clients=Clients(retry=retry)).run(door)
+    result = Simulation([(10, 1.0)], clients=Clients(retry=RetrySettings(budget=budget))).run(door)
     retries = sum(attempt > 1 for attempt in door.attempts)
     first = len(door.attempts) - retries
     assert result.success(0, 10) == 0
-    assert retries == pytest.approx(0.1 * first + retry.floor * retry.seconds, rel=0.02)
+    assert retries == pytest.approx(budget.ratio * first + budget.floor * budget.window, rel=0.02)
 
 
 def test_retries_turn_a_short_overload_into_a_long_one() -> None:
     # Two seconds at 1.3 leave 300 calls more than can be served; without a gate these alone take 0.6 s.
     phases = [(2.0, 0.7), (2.0, 1.3), (20.0, 0.7)]
     without = Simulation(phases).run(OpenDoor())
-    with_retries = Simulation(phases, clients=Clients(retry=Retry(budget=0.2))).run(OpenDoor())
+    clients = Clients(retry=RetrySettings(budget=RetryBudgetSettings(ratio=0.2)))
+    with_retries = Simulation(phases, clients=clients).run(OpenDoor())
 
     assert recovered(with_retries, 4.0) > recovered(without, 4.0) + 1
 

@@ -15,7 +15,6 @@ from holdfast.lab.simulation import (
     Clients,
     Draw,
     GateDoor,
-    Retry,
     Server,
     Simulation,
     bimodal,
@@ -23,6 +22,7 @@ from holdfast.lab.simulation import (
     fixed,
 )
 from holdfast.resilience.adaptive import AdaptiveLimit
+from holdfast.resilience.retry import RetrySettings
 
 QUIET = 3.0
 MIX = {
@@ -100,7 +100,7 @@ def test_more_of_the_most_critical_calls_are_answered_while_they_fit(share: floa
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_with_clients_that_retry_it_is_over_within_a_second(seed: int) -> None:
-    clients = Clients(retry=Retry(budget=0.1))
+    clients = Clients(retry=RetrySettings())
     result = run([(QUIET, 0.7), (10, 1.3), (4, 0.7)], clients=clients, seed=seed)
     assert result.success(QUIET + 11, QUIET + 13.5) == 1.0
 

@@ -17,8 +17,8 @@ flight raise the throughput up to that knee, and only the latency beyond it. Its
 
 Clients arrive in a Poisson process (open loop: they do not wait for each other) at a multiple of the capacity. An
 answer after ``deadline`` seconds is no use to them, and the server does not know that they have gone. With
-``retry`` they send again what was refused or late. A policy that ``expires`` drops what is past its deadline when
-its handler would begin, at the price of a refusal.
+``retry`` they send again what was refused or late, as ``Retry`` does, with one budget for all of them. A policy
+that ``expires`` drops what is past its deadline when its handler would begin, at the price of a refusal.
 
 Everything is drawn from one seeded generator: the same arguments give the same result.
 """
@@ -38,6 +38,9 @@ from holdfast.core.context import Criticality
 from holdfast.core.errors import Rejected
 from holdfast.core.policy import Gate
 from holdfast.lab.outcome import GOOD, LATE, REFUSED, Outcome, Result
+from holdfast.resilience.backoff import next_delay
+from holdfast.resilience.budget import RetryBudget, RetryBudgetSettings
+from holdfast.resilience.retry import RetrySettings
 
 REQUESTS_LIMIT: Final = 5_000_000
 """Attempts in one simulation, retries included."""
@@ -77,23 +80,13 @@ class Server(msgspec.Struct, frozen=True):
     gate_in_handler: bool = False
 
 
-class Retry(msgspec.Struct, frozen=True):
-    """Clients that try again: full jitter up to ``base * 2 ** attempt``, and a budget that all of them share."""
-
-    attempts: int = 3
-    base: float = 0.1
-    budget: float = 0.1
-    seconds: int = 10
-    floor: float = 1.0  # retries a second that are always allowed
-
-
 class Clients(msgspec.Struct, frozen=True):
     """Who asks. ``mix`` is the share of each criticality; calls are spread evenly over ``users`` users."""
 
     deadline: float = 0.2
     mix: Mix = ALL_ALIKE
     users: int = 200
-    retry: Retry | None = None
+    retry: RetrySettings | None = None
 
 
 PLAIN_SERVER: Final = Server()
@@ -208,7 +201,8 @@ class Simulation:
         self._waiting: deque[Request] = deque()
         self._backend: list[tuple[float, int, Request]] = []
         self._slots = [0.0] * server.parallel
-        self._budget = _Budget(clients.retry) if clients.retry else None
+        self._retry = clients.retry
+        self._budget = _budget(clients.retry) if clients.retry is not None else None
         self._classes = list(clients.mix)
         self._shares = list(clients.mix.values())
 
@@ -252,9 +246,9 @@ class Simulation:
             self._failed(self._waiting[0], self._waiting[0].deadline, LATE)
             self._waiting.popleft()
         while (request := self._arrived(now)) is not None:
-            if self._budget is not None and request.deadline > now:
+            if self._retry is not None and request.deadline > now:
                 self._waiting.append(request)
-            elif self._budget is not None:
+            elif self._retry is not None:
                 self._failed(request, request.deadline, LATE)  # given up in the socket's buffer; still to be read
             if self._server.gate_in_handler or door.admit(request, self._now, self._now):
                 ready.append((self._now, request))
@@ -278,15 +272,19 @@ class Simulation:
     def _failed(self, request: Request, now: float, kind: str) -> None:
         if request.settled:
             return
-        retry = self._clients.retry
-        if self._budget is None or retry is None or request.attempt >= retry.attempts or not self._budget.take(now):
+        retry = self._retry
+        if retry is None or request.attempt >= retry.attempts or not self._may_retry(now):
             self._settle(request, now, kind)
             return
         request.settled = True
-        at = now + self._rng.random() * retry.base * 2 ** (request.attempt - 1)
+        assert callable(retry.backoff)
+        at = now + next_delay(request.attempt, retry.backoff, retry.jitter, self._rng.random)
         self._made += 1
         again = self._request(at, request.born, request.attempt + 1, request.criticality, request.user)
         heapq.heappush(self._again, (at, self._made, again))
+
+    def _may_retry(self, now: float) -> bool:
+        return self._budget is None or self._budget.try_spend(now)
 
     def _settle(self, request: Request, now: float, kind: str) -> None:
         request.settled = True
@@ -308,7 +306,7 @@ class Simulation:
             return heapq.heappop(self._again)[2]
         arrived, self._next = self._next, next(self._fresh, inf)
         if self._budget is not None:
-            self._budget.ask(arrived)
+            self._budget.begin(arrived)
         classes = self._classes
         criticality = classes[0] if len(classes) == 1 else self._rng.choices(classes, self._shares)[0]
         return self._request(arrived, arrived, 1, criticality, self._rng.randrange(self._clients.users))
@@ -332,28 +330,8 @@ class Simulation:
             begin += seconds
 
 
-class _Budget:
-    """Retries are at most a share of the requests of the last seconds, plus a floor. Counted in whole seconds."""
-
-    def __init__(self, retry: Retry) -> None:
-        self._retry = retry
-        self._slots: deque[list[float]] = deque(maxlen=retry.seconds)
-
-    def ask(self, now: float) -> None:
-        self._slot(now)[1] += 1
-
-    def take(self, now: float) -> bool:
-        slot = self._slot(now)
-        asked = sum(one[1] for one in self._slots)
-        if sum(one[2] for one in self._slots) >= self._retry.budget * asked + self._retry.floor * self._retry.seconds:
-            return False
-        slot[2] += 1
-        return True
-
-    def _slot(self, now: float) -> list[float]:
-        second = float(int(now))
-        if not self._slots or self._slots[-1][0] < second:
-            self._slots.append([second, 0, 0])
-            while self._slots[0][0] <= second - self._retry.seconds:
-                self._slots.popleft()
-        return self._slots[-1]
+def _budget(retry: RetrySettings) -> RetryBudget | None:
+    settings = retry.budget
+    if isinstance(settings, RetryBudgetSettings):
+        return RetryBudget.from_settings(settings)
+    return settings if isinstance(settings, RetryBudget) else None
