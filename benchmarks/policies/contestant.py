@@ -27,13 +27,14 @@ class Mode(StrEnum):
 
 
 class Sizes(NamedTuple):
-    """How large the policies are. Seconds, calls a period, calls at once."""
+    """How large the policies are. Seconds, calls a period, calls at once; the share of calls that get a fault."""
 
     seconds: float = 2.0
     delay: float = 0.1
     rate: int = 1_000_000_000
     unit: str = "second"
     slots: int = 25
+    share: float = 1e-12
 
     @property
     def period(self) -> float:
@@ -70,6 +71,8 @@ class Contestant:
     """Its rate limit lets the caller wait, and cannot be told to refuse."""
     interrupts: ClassVar[bool] = True
     """Its timeout gives up a sync call that takes too long; else the call is told what it has left."""
+    wears_out: ClassVar[int | None] = None
+    """After so many refusals what it built is replaced, because each one makes the next one slower."""
     refusals: tuple[type[Exception], ...] = ()
     """What it raises when it refuses a call or gives it up."""
     remarks: ClassVar[tuple[str, ...]] = ()

@@ -1,6 +1,7 @@
 """Who takes part in what: every contestant in every row and mode, proved first; and the reason of each one missing."""
 
 import asyncio
+import statistics
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -24,34 +25,45 @@ class Cell(NamedTuple):
 
 
 class Entry:
-    """One that is timed. A function that is refused is built anew for each round.
-
-    purgatory raises one and the same exception each time, and its traceback grows with every refusal: it would
-    fill the memory, and nobody's breaker stays open that long.
-    """
+    """One that is timed. ``wears_out``: after so many calls its function is built anew."""
 
     def __init__(
-        self, cell: Cell, build: Callable[[], Function], runner: asyncio.Runner, refusals: tuple[type[Exception], ...]
+        self,
+        cell: Cell,
+        build: Callable[[], Function],
+        runner: asyncio.Runner,
+        refusals: tuple[type[Exception], ...] = (),
+        wears_out: int | None = None,
     ) -> None:
         self.cell = cell
         self.samples: list[float] = []
         self._build = build
-        self._refusals = refusals
+        self._wears_out = wears_out
+        self._loops = 1
         self._watch = Stopwatch(build(), cell.mode, runner, refusals)
 
     @property
     def calls(self) -> int:
         """How many calls one sample is the average of."""
-        return self._watch.calls
+        return self._watch.calls * self._loops
 
     def calibrate(self, seconds: float) -> None:
-        self._watch.calibrate(seconds)
+        """Choose the number of calls that take about so long."""
+        if self._wears_out is None:
+            self._watch.calibrate(seconds)
+            return
+        self._watch.calls = self._wears_out
+        spent = self._watch.nanoseconds() * self._wears_out / 1e9
+        self._loops = max(1, round(seconds / spent))
 
     def sample(self) -> None:
         """Take one more average."""
-        if self._refusals:
-            self._watch.function = self._build()
-        self.samples.append(self._watch.nanoseconds())
+        figures = []
+        for _ in range(self._loops):
+            if self._wears_out is not None:
+                self._watch.function = self._build()
+            figures.append(self._watch.nanoseconds())
+        self.samples.append(statistics.mean(figures))
 
 
 class Lineup(NamedTuple):
@@ -81,7 +93,10 @@ def line_up(
             subject = Subject(contestant, row.method, mode)
             _prove(row, subject, runner)
             build = _in_its_place(mode, _ready(row, subject), runner)
-            entries.append(Entry(cell, build, runner, contestant.refusals if row.refuse else ()))
+            if row.refuse is None:
+                entries.append(Entry(cell, build, runner))
+            else:
+                entries.append(Entry(cell, build, runner, contestant.refusals, contestant.wears_out))
         except Absent as reason:
             absent[cell] = str(reason)
         except Unproved as reason:

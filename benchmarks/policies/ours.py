@@ -58,7 +58,7 @@ class Holdfast(Contestant):
         return _put(function, _landed("Hedge")())
 
     def fault(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("Fault")())
+        return _put(function, _landed("Fault")(rate=sizes.share))
 
     def two(self, function: Function, sizes: Sizes) -> Function:
         return _put(function, _retry(sizes), _breaker())

@@ -203,6 +203,22 @@ async def shares_one_call(subject: Subject) -> None:
     check(calls == 1, f"{calls} calls for two callers at the same time")
 
 
+async def injects(subject: Subject) -> None:
+    calls = 0
+
+    def count() -> int:
+        nonlocal calls
+        calls += 1
+        return ANSWER
+
+    try:
+        await run(subject.build(count, NARROW._replace(share=1.0)))
+    except Exception:  # whatever the fault is
+        check(calls == 0, "the fault came after the call")
+    else:
+        raise Unproved("no fault")
+
+
 async def calls_once(subject: Subject) -> None:
     calls = 0
 

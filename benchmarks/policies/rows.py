@@ -79,7 +79,7 @@ ROWS = (
     Row("cache", "Cache, hit", "cache", (proofs.remembers,)),
     Row("singleflight", "SingleFlight", "singleflight", (proofs.shares_one_call,)),
     Row("hedge", "Hedge", "hedge", ()),
-    Row("fault", "Fault", "fault", ()),
+    Row("fault", "Fault, no hit", "fault", (proofs.injects,)),
     Row("two", "Retry+Breaker", "two", (_RETRY, _BREAKER)),
     Row("four", "Timeout+Retry+Breaker+Bulkhead", "four", (_TIMEOUT, _RETRY, _BREAKER, _BULKHEAD)),
     Row(

@@ -43,6 +43,10 @@ class Purgatory(Contestant):
 
     name = "purgatory"
     package = "purgatory"
+    wears_out = 1000
+    remarks = (
+        "it raises one and the same exception at each refusal, and its traceback grows: the first 1000 are timed",
+    )
 
     def __init__(self) -> None:
         self.api = import_module("purgatory")
