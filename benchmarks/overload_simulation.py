@@ -287,15 +287,9 @@ SECTIONS: Final[dict[str, Callable[[Report], None]]] = {
 
 
 def draw(path: Path) -> None:
-    """A plot of goodput over time as SVG: 5 s at 0.7, 15 s at 5x, 5 s at 0.7."""
-    colours = {
-        "nothing": "#999",
-        "bbr": "#d95f02",
-        "gradient2": "#7570b3",
-        "vegas": "#e7298a",
-        "AdaptiveLimit()": "#1b9e77",
-    }
-    phases: Phases = [(5, 0.7), (15, 5.0), (5, 0.7)]
+    """A plot of goodput over time as SVG: 5 s at 0.7, 10 s at 2x, 10 s at 0.7."""
+    colours = {"nothing": "#888", "deadline drop": "#e6ab02", "bbr": "#d95f02", "AdaptiveLimit()": "#1b9e77"}
+    phases: Phases = [(5, 0.7), (10, 2.0), (10, 0.7)]
     width, height, left, top = 760, 300, 50, 20
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + left + 170} {height + 70}" '
@@ -317,20 +311,20 @@ def draw(path: Path) -> None:
         for second in range(0, 26, 5)
     )
     parts.append(
-        f'<line x1="{across(5)}" x2="{across(20)}" y1="{up(ceiling(5))}" y2="{up(ceiling(5))}" stroke="black" '
-        f'stroke-dasharray="4 4"/><text x="{across(5) + 6}" y="{up(ceiling(5)) - 6}">what refusing costs: '
-        f"{ceiling(5):.0%} is left</text>"
+        f'<line x1="{across(5)}" x2="{across(15)}" y1="{up(ceiling(2))}" y2="{up(ceiling(2))}" stroke="black" '
+        f'stroke-dasharray="4 4"/><text x="{across(7)}" y="{up(ceiling(2)) - 8}">what refusing leaves: '
+        f"{ceiling(2):.1%}</text>"
     )
     for number, (name, colour) in enumerate(colours.items()):
-        series = run(policies()[name], phases).series(0.25, 25)
+        series = run(policies()[name], phases).series(0.5, 25)
         points = " ".join(
-            f"{across((slot + 0.5) / 4):.1f},{up(min(share, 1)):.1f}" for slot, share in enumerate(series)
+            f"{across((slot + 0.5) / 2):.1f},{up(min(share, 1)):.1f}" for slot, share in enumerate(series)
         )
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<text x="{left + width + 12}" y="{top + 20 + 22 * number}" fill="{colour}">{name}</text>')
     parts.append(
         f'<text x="{left + width / 2}" y="{top + height + 42}" text-anchor="middle">goodput: 5 s at 0.7 of the '
-        "capacity, 15 s at 5 times, 5 s at 0.7</text></svg>"
+        "capacity, 10 s at twice that, 10 s at 0.7</text></svg>"
     )
     path.write_text("\n".join(parts) + "\n")
 
