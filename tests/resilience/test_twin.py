@@ -10,7 +10,7 @@ class Detailed(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
-        self.extra = None
+        self.extra = ""
 
 
 class Wordy(Exception):
@@ -69,7 +69,7 @@ def test_a_twin_says_the_same_and_is_another_object(error: Exception) -> None:
 
 def test_what_else_an_exception_holds_is_copied() -> None:
     error = Detailed(7)
-    error.extra = "later"  # type: ignore[assignment]
+    error.extra = "later"
     made = twin(error)
     assert isinstance(made, Detailed)
     assert (made.code, made.extra, made.__traceback__) == (7, "later", None)
