@@ -10,7 +10,8 @@ import pytest
 from holdfast.core.errors import CircuitOpen
 from holdfast.core.event import Event
 from holdfast.core.policy import CallRefused
-from holdfast.resilience.breaker import NEWS_LIMIT, BreakerChanged
+from holdfast.resilience.announcer import WAITING_LIMIT
+from holdfast.resilience.breaker import BreakerChanged
 from resilience.breaker_bench import Bench
 
 
@@ -149,7 +150,7 @@ def test_changes_by_many_threads_are_told_in_the_order_in_which_they_were_made()
     bench = Bench()
 
     def give_orders() -> None:
-        for _ in range(NEWS_LIMIT // 16):
+        for _ in range(WAITING_LIMIT // 16):
             bench.breaker.trip()
             bench.breaker.reset()
 
@@ -171,7 +172,7 @@ def test_of_more_changes_than_a_slow_listener_can_take_the_oldest_are_forgotten(
         if isinstance(event, BreakerChanged):
             told.append(event.reason)
             if event.reason == "first":
-                for number in range(NEWS_LIMIT):  # what other threads might do meanwhile
+                for number in range(WAITING_LIMIT):  # what other threads might do meanwhile
                     bench.breaker.trip(f"trip {number}")
                     bench.breaker.reset(f"reset {number}")
 
@@ -179,7 +180,7 @@ def test_of_more_changes_than_a_slow_listener_can_take_the_oldest_are_forgotten(
     bench.breaker.trip("first")
     bench.breaker.disable("last")
     assert told[0] == "first"
-    assert told[1] == f"trip {NEWS_LIMIT // 2}"
+    assert told[1] == f"trip {WAITING_LIMIT // 2}"
     assert told[-1] == "last"
 
 

@@ -1,9 +1,6 @@
 """Breaker: keeps calls away from a dependency that fails, and finds out by a few of them when it is well again."""
 
-import functools
 import random
-import weakref
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -14,6 +11,7 @@ from holdfast.core.errors import CircuitOpen
 from holdfast.core.event import Event
 from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Gate, accepts
+from holdfast.resilience.announcer import Announcer
 from holdfast.resilience.breaker_keys import Circuits
 from holdfast.resilience.breaker_settings import BreakerSettings
 from holdfast.resilience.breaker_states import (
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Breaker", "BreakerChanged", "BreakerSettings", "BreakerState"]
 
-NEWS_LIMIT: Final = 1024
-"""Changes that wait for a listener that is slow; the oldest are forgotten."""
 SPARED: Final = Lease(-inf)
 """The token of a call that would have been refused: no half-open period knows it, so its result is dropped."""
 EVERY: Final = object()
@@ -73,16 +69,15 @@ class Breaker(Gate[BreakerSettings]):
 
     @accepts(BreakerSettings)
     def __init__(self, settings: BreakerSettings) -> None:
-        self._news: deque[BreakerChanged] = deque(maxlen=NEWS_LIMIT)
-        self._telling = False
         self._chance = random.Random(settings.seed)  # noqa: S311 - spreads openings, keeps no secret
         self._circuit = Circuit(settings, self._chance)
         self._circuits: Circuits | None = None
-        self._pipeline: weakref.ref[Pipeline] | None = None
+        self._clock: Clock = SYSTEM
         super().__init__(settings)
+        self._announcer = Announcer(self.listeners)
 
     def apply(self, settings: BreakerSettings) -> None:
-        now = self._clock().now()
+        now = self._clock.now()
         self.timed = settings.slow_call is not None
         self._slow_call = inf if settings.slow_call is None else float(settings.slow_call)
         self._circuit.apply(settings, now)
@@ -171,14 +166,14 @@ class Breaker(Gate[BreakerSettings]):
         self._command(key, lambda circuit, now: circuit.reset(now, reason))
 
     def snapshot(self) -> dict[str, Any]:
-        now = self._clock().now()
+        now = self._clock.now()
         with self.lock:
             state = self._circuit.snapshot(now) if self._circuits is None else self._circuits.snapshot(now)
         return {**super().snapshot(), **state}
 
     def used_by(self, pipeline: "Pipeline") -> None:
         super().used_by(pipeline)
-        self._pipeline = weakref.ref(pipeline)
+        self._clock = pipeline.clock  # for what is done outside of a call
 
     def _ask(self, call: Call) -> Any:
         """``enter`` for all but the commonest cases. Returns a refusal: each frame that it passes through costs."""
@@ -196,8 +191,7 @@ class Breaker(Gate[BreakerSettings]):
             token = circuit.admit(call.now)
             self._follow(circuit, call.key, call.clock)
             refusal, facts = circuit.refusal, circuit.facts
-        if self._news:
-            self._announce()
+        self._announcer.tell()
         if token is not None:
             return Began(token, call.now) if self.timed and not isinstance(token, Lease) else token
         left = refusal.until - call.now if refusal.ends else None
@@ -219,13 +213,13 @@ class Breaker(Gate[BreakerSettings]):
             circuit = self._circuit if circuits is None else circuits.by_key.get(call.key)
             if circuit is not None:
                 circuit.settle(token, call.now, call.verdict)
-                if kind is Lease or circuit.changes:
-                    self._follow(circuit, call.key, call.clock)
-        if self._news:
-            self._announce()
+                if kind is not Lease and not circuit.changes:
+                    return
+                self._follow(circuit, call.key, call.clock)
+        self._announcer.tell()
 
     def _command(self, key: Hashable, give: Callable[[Circuit, float], None]) -> None:
-        clock = self._clock()
+        clock = self._clock
         now = clock.now()
         with self.lock:
             circuits = self._circuits
@@ -240,7 +234,7 @@ class Breaker(Gate[BreakerSettings]):
             for whose, circuit in chosen:
                 give(circuit, now)
                 self._follow(circuit, whose, clock)
-        self._announce()
+        self._announcer.tell()
 
     def _follow(self, circuit: Circuit, key: Hashable, clock: Clock) -> None:
         """Take over what changed in ``circuit``. Under the lock."""
@@ -248,7 +242,8 @@ class Breaker(Gate[BreakerSettings]):
         if circuit.changes:
             if self.listeners.active:
                 whose = None if self._circuits is None else key
-                self._news.extend(BreakerChanged(clock.wall(), self.name, *change, whose) for change in circuit.changes)
+                for change in circuit.changes:
+                    self._announcer.note(BreakerChanged(clock.wall(), self.name, *change, whose))
             circuit.changes.clear()
 
     def _mirror(self) -> None:
@@ -258,31 +253,3 @@ class Breaker(Gate[BreakerSettings]):
         self._until, self._reach, self._reason, self._ends = ASK if keyed else circuit.refusal
         self._facts = circuit.facts
         self._admitted = None if keyed or self.timed else circuit.admitted
-
-    def _announce(self) -> None:
-        """Tell the listeners, without the lock, in order: while one thread tells, others leave it to that one."""
-        with self.lock:
-            if self._telling:
-                return
-            self._telling = True
-        try:
-            for _ in range(NEWS_LIMIT):
-                with self.lock:
-                    if not self._news:
-                        self._telling = False
-                        return
-                    event = self._news.popleft()
-                self.listeners.emit(functools.partial(_itself, event))
-        except BaseException:
-            self._telling = False
-            raise
-        self._telling = False
-
-    def _clock(self) -> Clock:
-        """The clock of the calls, for what is done outside of a call."""
-        pipeline = None if self._pipeline is None else self._pipeline()
-        return SYSTEM if pipeline is None else pipeline.clock
-
-
-def _itself(event: Event) -> Event:
-    return event

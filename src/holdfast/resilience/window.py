@@ -33,10 +33,11 @@ class TimeWindow:
     current bucket counts as in it; a failure that is a whole window before it comes from another clock, and the
     window begins anew.
 
-    ``edge`` is when the current bucket ends; ``-inf`` while the owner watches every call.
+    ``end`` is when the current bucket ends, ``-inf`` before there was a call. ``edge`` is the same, but ``-inf`` while
+    the owner watches every call.
     """
 
-    __slots__ = ("_begin", "_end", "_index", "_readings", "_watched", "_width", "edge", "failed", "marked", "ok")
+    __slots__ = ("_begin", "_index", "_readings", "_watched", "_width", "edge", "end", "failed", "marked", "ok")
 
     def __init__(self, seconds: float, buckets: int) -> None:
         self.ok = self.failed = self.marked = 0
@@ -46,13 +47,13 @@ class TimeWindow:
         self._index: int | None = None
         # The current bucket; empty before the first call.
         self._begin = inf
-        self._end = -inf
+        self.end = -inf
         # What the counters read when each bucket began.
         self._readings: list[Counts] = [(0, 0, 0)] * buckets
 
     def add(self, now: float, failed: bool = False, marked: bool = False) -> None:
         """Count a call that ended at ``now``; of a success ``now`` may be the begin."""
-        if now >= self._end or (failed and now < self._begin):
+        if now >= self.end or (failed and now < self._begin):
             self.roll(now)
         if failed:
             self.failed += 1
@@ -63,7 +64,7 @@ class TimeWindow:
 
     def mark(self, now: float) -> None:
         """Count something that was no call."""
-        if not self._begin <= now < self._end:
+        if not self._begin <= now < self.end:
             self.roll(now)
         self.marked += 1
 
@@ -83,12 +84,23 @@ class TimeWindow:
     def watch(self, every_call: bool) -> None:
         """Whether each call has to be told by ``add``."""
         self._watched = every_call
-        self.edge = -inf if every_call else self._end
+        self.edge = -inf if every_call else self.end
 
     def counts(self, now: float = -inf) -> Counts:
         """What the window holds, at ``now`` if that is later than what was counted last."""
-        ok, failed, marked = self._before(now)
+        ok, failed, marked = self.before(now)
         return self.ok - ok, self.failed - failed, self.marked - marked
+
+    def before(self, now: float = -inf) -> Counts:
+        """What the counters read when the oldest bucket began."""
+        buckets = len(self._readings)
+        index = self._index or 0
+        if self._index is not None and now >= self.end:
+            behind = int(now // self._width) - index
+            if behind >= buckets:
+                return self.ok, self.failed, self.marked
+            index += behind
+        return self._readings[(index + 1) % buckets]
 
     def failing(self) -> int:
         """For how many buckets, up to the current one, calls have failed and none has gone well."""
@@ -108,7 +120,7 @@ class TimeWindow:
         """Become a window of another size. What this one holds counts as if it had just happened."""
         if (seconds / buckets, buckets) == (self._width, len(self._readings)):
             return
-        before = self._before(now)
+        before = self.before(now)
         self._width = seconds / buckets
         self._readings = [before] * buckets
         if self._index is not None:
@@ -117,20 +129,9 @@ class TimeWindow:
     def _move_to(self, index: int) -> None:
         self._index = index
         self._begin = index * self._width
-        self._end = (index + 1) * self._width
+        self.end = (index + 1) * self._width
         if not self._watched:
-            self.edge = self._end
-
-    def _before(self, now: float) -> Counts:
-        """What the counters read when the oldest bucket began."""
-        buckets = len(self._readings)
-        index = self._index or 0
-        if self._index is not None and now >= self._end:
-            behind = int(now // self._width) - index
-            if behind >= buckets:
-                return self.ok, self.failed, self.marked
-            index += behind
-        return self._readings[(index + 1) % buckets]
+            self.edge = self.end
 
 
 class CountWindow:
