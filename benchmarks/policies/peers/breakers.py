@@ -43,9 +43,9 @@ class Purgatory(Contestant):
 
     name = "purgatory"
     package = "purgatory"
-    wears_out = 1000
+    wears_out = 100
     remarks = (
-        "it raises one and the same exception at each refusal, and its traceback grows: the first 1000 are timed",
+        "it raises one and the same exception at each refusal, and its traceback grows: the first 100 are timed",
     )
 
     def __init__(self) -> None:
