@@ -9,6 +9,7 @@ The model is in ``holdfast.lab.simulation``: one event loop, 2 ms a call, 0.1 ms
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections import defaultdict
@@ -77,6 +78,7 @@ def run(
     making: Making, phases: Phases, server: Server | None = None, clients: Clients | None = None, seed: int = 1
 ) -> Result:
     """One simulation."""
+    random.seed(seed)  # the jitter of vegas and envoy
     simulation = Simulation(phases, server or Server(), clients or Clients(), seed)
     return simulation.run(making(simulation))
 
@@ -89,11 +91,11 @@ class Naive(AdaptiveLimit):
     """
 
     def _learn(self, limit: Limit, now: float, used: float) -> None:
-        self._ended = now
+        self._now = now
         super()._learn(limit, now, used)
 
     def _rank(self, limit: Limit, in_flight: float) -> None:
-        self._ranks.admit((self._completed - self._before[0]) / (self._ended - self._window_began), 0.0)
+        self._ranks.admit((self._ended - self._unjudged - self._before[0]) / (self._now - self._window_began), 0.0)
 
     def _derive(self, limit: Limit) -> None:
         super()._derive(limit)
@@ -140,6 +142,11 @@ def table(report: Report) -> None:
         cells.append(0.0 if name == "nothing" else run(making, [(QUIET, 0.7), (300, 2.0)]).goodput(285, 305))
         found[name] = cells
         report.row(name, cells)
+    varied = Server(cpu=exponential(MEAN))
+    drops = [run(policies()["deadline drop"], [(QUIET, 0.7), (30, load)], varied) for load in (2.0, 5.0)]
+    spans = ((0, 10), (20, 30))
+    cells = [result.goodput(QUIET + begin, QUIET + end) for result in drops for begin, end in spans]
+    report.row("deadline drop, exponential", cells)
     report.figures["table"] = found
 
 

@@ -107,10 +107,10 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
 
     @accepts(AdaptiveLimitSettings)
     def __init__(self, settings: AdaptiveLimitSettings) -> None:
-        self._in_flight = 0
-        self._peak = 0
         # They only grow; a window is the difference of two readings, so no update can get lost in a reset.
-        self._completed = 0
+        self._admitted = 0
+        self._ended = 0
+        self._unjudged = 0
         self._spent = 0.0
         self._late = 0
         self.refused_by_limit = 0
@@ -150,32 +150,30 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
     @property
     def in_flight(self) -> int:
         """How many calls are under way."""
-        return self._in_flight
+        return self._admitted - self._ended
 
     def enter(self, call: Call) -> float:
-        under_way = self._in_flight
-        arrived = call.arrived
+        admitted = self._admitted
         # Below the least important calls' limit nobody has to be judged.
-        if under_way < self._open and (not arrived or call.now - arrived < self._patience):
-            self._in_flight = under_way + 1
-            if under_way >= self._peak:
-                self._peak = under_way + 1
-            return arrived or call.now
+        if admitted - self._ended < self._open and not call.arrived:
+            self._admitted = admitted + 1
+            return call.now
         answer = self._judge(call)
         if isinstance(answer, Overloaded):
             raise answer
         return answer
 
     def exit(self, call: Call, token: float) -> None:
-        self._in_flight -= 1
+        now = call.now
+        self._ended += 1
         if call.verdict is OK:
-            self._completed += 1
-            self._spent += call.now - token
-        elif call.verdict is FAILED and call.now >= call.deadline:
+            self._spent += now - token
+        elif call.verdict is FAILED and now >= call.deadline:
             self._late += 1
-            self._completed += 1
-            self._spent += call.now - token
-        if call.now >= self._window_end:
+            self._spent += now - token
+        else:
+            self._unjudged += 1
+        if now >= self._window_end:
             self._end_window(call)
 
     def snapshot(self) -> dict[str, Any]:
@@ -185,11 +183,11 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             "algorithm": self.settings.algorithm,
             "limit": limit.limit,
             "floor": limit.floor,
-            "in_flight": self._in_flight,
+            "in_flight": self.in_flight,
             "capacity": limit.capacity,
             "threshold": self._ranks.threshold,
             "overloaded": self._ranks.active,
-            "completed": self._completed,
+            "completed": self._ended - self._unjudged,
             "late": self._late,
             "refused_by_limit": self.refused_by_limit,
             "refused_by_rank": self.refused_by_rank,
@@ -202,7 +200,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         ranks = self._ranks
         refused = ranks.active and ranks.meet(criticality, call.key)
         # A server that would have nothing to do takes any call.
-        if refused and (self._in_flight >= self._spare or waited >= self._spare_wait):
+        if refused and (self._admitted - self._ended >= self._spare or waited >= self._spare_wait):
             self.refused_by_rank += 1
             return self._turn_away(call, REFUSED_BY_RANK)
         if waited >= self._waits[criticality]:
@@ -214,12 +212,10 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         return self._turn_away(call, REFUSED_BY_LIMIT)
 
     def _take(self, level: float) -> bool:
-        under_way = self._in_flight
-        if under_way >= level:
+        admitted = self._admitted
+        if admitted - self._ended >= level:
             return False
-        self._in_flight = under_way + 1
-        if under_way >= self._peak:
-            self._peak = under_way + 1
+        self._admitted = admitted + 1
         return True
 
     def _turn_away(self, call: Call, why: str) -> float | Overloaded:
@@ -227,7 +223,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             self._start_ranking(call)
         if call.now >= self._window_end:
             self._end_window(call)
-        error = Overloaded(self.name, why, None, {"limit": self._limit.limit, "in_flight": self._in_flight})
+        error = Overloaded(self.name, why, None, {"limit": self._limit.limit, "in_flight": self.in_flight})
         if not self.spares(call, error):
             return error
         self._take(inf)
@@ -265,7 +261,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
     def _learn(self, limit: Limit, now: float, used: float) -> None:
         seconds = now - self._window_began
         reading = (
-            self._completed,
+            self._ended - self._unjudged,
             self._spent,
             self._late,
             self.refused_by_limit + self.refused_for_waiting,
@@ -290,7 +286,8 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             Sample(
                 now=now,
                 rtt=rtt,
-                in_flight=self._peak,
+                # A limit that refused was in full use, whatever the mean of the window is.
+                in_flight=round(limit.limit if refused else in_flight),
                 dropped=late > 0,
                 completed=int(completed),
                 refused=int(refused),
@@ -319,7 +316,6 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         self._before = reading
         self._window_began = now
         self._window_end = now + self._window
-        self._peak = self._in_flight
 
     def _derive(self, limit: Limit) -> None:
         floor, most = limit.floor, limit.limit
@@ -334,7 +330,6 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         capacity = limit.capacity
         self._waits = tuple(level / capacity if capacity else self._target for level in self._levels)
         self._spare_wait = self._spare / capacity if capacity else self._target
-        self._patience = self._waits[0]
         self._open = 0.0 if self._ranks.active else self._levels[0]
 
 

@@ -38,7 +38,7 @@ class Envoy(Limit):
         interval: float = INTERVAL,
         requests: int = REQUESTS,
         jitter: float = JITTER,
-        uniform: Callable[[], float] | None = None,
+        uniform: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(initial=initial, minimum=minimum, maximum=maximum)
         self.buffer = buffer
@@ -46,7 +46,7 @@ class Envoy(Limit):
         self.requests = requests
         self.jitter = jitter
         self.ideal = 0.0
-        self._uniform = uniform if uniform is not None else random.Random().random  # noqa: S311 - jitter, no secret
+        self._uniform = uniform
         self._measuring = False
         self._epoch = 0.0
         self._before = self.limit

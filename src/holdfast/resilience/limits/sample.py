@@ -15,10 +15,10 @@ class Sample(msgspec.Struct, frozen=True):
     """What was seen of one call, or of all the calls that ended in one window.
 
     ``now`` is monotonic seconds at the end of the window, ``rtt`` the mean time (seconds) that the calls took,
-    ``in_flight`` the most that were under way at once. ``dropped``: at least one came too late. ``completed``
-    calls ended in ``seconds``; ``refused`` found the limit reached. ``cpu`` is the share of one processor that
-    the process used, 0.0 to 1.0, or -1.0 when unknown. ``shedding``: calls are being kept away before they
-    reach the limit, so that a quiet window says nothing about the load.
+    ``in_flight`` how many were under way: the limit if it was reached, else the mean. ``dropped``: at least one
+    came too late. ``completed`` calls ended in ``seconds``; ``refused`` found the limit reached. ``cpu`` is the share
+    of one processor that the process used, 0.0 to 1.0, or -1.0 when unknown. ``shedding``: calls are being kept away
+    before they reach the limit, so that a quiet window says nothing about the load.
     """
 
     now: float

@@ -45,7 +45,7 @@ class Vegas(Limit):
         smoothing: float = 1.0,
         decrease: Callable[[float], float] = one_step_less,
         probe: float = PROBE,
-        uniform: Callable[[], float] | None = None,
+        uniform: Callable[[], float] = random.random,
     ) -> None:
         if not 0 < smoothing <= 1:
             raise ValueError(f"a smoothing is above 0 and at most 1, not {smoothing!r}")
@@ -56,7 +56,7 @@ class Vegas(Limit):
         self.decrease = decrease
         self.probe = probe
         self.fastest = 0.0
-        self._uniform = uniform if uniform is not None else random.Random().random  # noqa: S311 - jitter, no secret
+        self._uniform = uniform
         self._jitter = self._next_jitter()
         self._seen = 0
 
