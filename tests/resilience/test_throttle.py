@@ -193,6 +193,20 @@ def test_listeners_hear_when_it_begins_and_when_it_ends() -> None:
     assert [type(event) for event in told] == [ThrottleBegan, ThrottleEnded]
 
 
+def test_it_ends_also_when_a_failure_is_what_the_new_bucket_begins_with() -> None:
+    bench = Bench(lot=1.0)
+    told: list[Event] = []
+    bench.throttle.listeners.subscribe(told.append)
+    guard = bench.throttle.guard()
+    with guard:
+        bench.end(FAILED, 40)
+        assert bench.throttle.snapshot()["throttling"]
+        bench.clock.advance(10)
+        guard.failed()
+    assert not bench.throttle.snapshot()["throttling"]
+    assert [type(event) for event in told] == [ThrottleBegan, ThrottleEnded]
+
+
 def test_it_tells_of_a_change_once_a_bucket_at_most() -> None:
     bench = Bench(lot=1.0)
     told: list[Event] = []

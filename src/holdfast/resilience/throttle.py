@@ -164,7 +164,7 @@ class Throttle(Gate[ThrottleSettings]):
         """Go on to the bucket of ``call``."""
         with self.lock:
             self._window.roll(call.now)
-            self._weigh(call, rolled=True)
+            self._weigh(call)
         self._announcer.tell()
 
     def _learn(self, call: Call, token: Any) -> None:
@@ -174,10 +174,10 @@ class Throttle(Gate[ThrottleSettings]):
             return
         with self.lock:
             self._window.add(call.now, verdict is FAILED)
-            self._weigh(call, rolled=False)
+            self._weigh(call)
         self._announcer.tell()
 
-    def _weigh(self, call: Call, *, rolled: bool) -> None:
+    def _weigh(self, call: Call) -> None:
         """Derive what ``enter`` goes by. Under the lock."""
         window = self._window
         self._k = self._k_max - self._k_fall * window.failing() if self._k_fall else self._k_max
@@ -191,6 +191,7 @@ class Throttle(Gate[ThrottleSettings]):
             self._last_pass = call.now  # until now all have passed
         self._watched = too_many
         window.watch(too_many)
+        rolled = window.end != self._end
         self._end = window.end
         throttling = too_many and requests >= self._min_calls
         began = throttling and not self._throttling
