@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from flow.loops import TURNS, Calls, Numbers, Run, at_rest, double, others, take, turns, until
 from holdfast.flow import batch, map_concurrent, merge
@@ -141,24 +142,22 @@ def test_dropping_the_iterator_ends_everything_soon(run: Run, build: Build) -> N
 
 
 @flows
-def test_the_end_of_the_loop_ends_what_was_left_with_it(run: Run, build: Build) -> None:
-    kept = []
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_loop_that_closes_soon_after_a_break_ends_everything(
+    build: Build, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main(after: int) -> tuple[Numbers, Counted]:
+        source, call = Numbers(100), Counted()
+        async for _ in build(source, call):
+            break
+        await turns(after)
+        return source, call
 
-    async def inner() -> None:
-        results = build(Numbers(100), Counted())
-        kept.append(results)
-        await anext(results)
-
-    async def main() -> None:
-        await inner()
-
-    # A loop of its own, which asyncio closes while the iterator is alive.
-    asyncio.run(main())
-    run(no_more)
-
-
-async def no_more() -> None:
-    assert not others()
+    for after in range(8):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            source, call = runner.run(main(after))
+        assert call.under_way == 0
+        assert source.closed
 
 
 def test_a_second_cancellation_is_passed_on_to_a_call_that_is_slow_to_end(run: Run) -> None:

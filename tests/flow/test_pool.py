@@ -49,6 +49,7 @@ def test_a_full_queue_refuses_or_makes_wait_first_come_first_served(run: Run) ->
             with pytest.raises(BulkheadFull, match=r"mail: no room: 1 running, 1 queued \(at most 1\)") as refused:
                 pool.try_submit(2)
             assert refused.value.policy == "mail"
+            assert refused.value.snapshot == {"running": 1, "queued": 1}
             waiting = [asyncio.ensure_future(pool.submit(item)) for item in (3, 4)]
             await turns(5)
             assert not any(task.done() for task in waiting)
