@@ -1,5 +1,6 @@
 """The numbers named after Finagle and tower are those of their own test suites."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -90,6 +91,13 @@ def test_retries_are_forgotten_too_so_that_a_reserve_comes_back() -> None:
     assert spent(budget, START + 10, 20) == 10
 
 
+def test_no_retry_is_lost_to_rounding() -> None:
+    assert 0.29 * 100 < 29
+    budget = asked(RetryBudget(0.29, floor=0), START, 100)
+    assert budget.balance(START) == 29
+    assert spent(budget, START, 100) == 29
+
+
 def test_what_was_denied_changes_nothing() -> None:
     budget = asked(RetryBudget(0.1, floor=0), START, 19)
     assert spent(budget, START, 50) == 1
@@ -172,6 +180,27 @@ def test_fifty_threads_lose_no_request_and_spend_no_retry_twice() -> None:
     assert budget.count == 10_000
     assert sum(granted) == budget.spent == 1000
     assert budget.denied == 9000
+
+
+class Contended(RetryBudget):
+    """Lets another thread in between the look at the balance and the spending, if that can be."""
+
+    def __init__(self) -> None:
+        self.meeting = threading.Barrier(2)
+        super().__init__(0.0, floor=1, window=1)
+
+    def _left(self) -> float:
+        left = super()._left()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.meeting.wait(0.05)
+        return left
+
+
+def test_the_last_retry_is_not_spent_by_two_threads_that_both_saw_it() -> None:
+    budget = Contended()
+    granted: list[bool] = []
+    together(2, lambda: granted.append(budget.try_spend(START)))
+    assert sorted(granted) == [False, True]
 
 
 class Slow:

@@ -9,6 +9,7 @@ import pytest
 from holdfast.core.classify import Classifier
 from holdfast.core.context import use_deadline
 from holdfast.core.errors import CircuitOpen, DeadlineExceeded
+from holdfast.core.fuse import Again
 from holdfast.resilience.budget import RetryBudget
 from holdfast.resilience.retry import Retry
 from holdfast.resilience.timeout import Timeout
@@ -100,6 +101,14 @@ def test_a_budget_is_on_by_default_and_can_be_turned_off(form: Form) -> None:
         assert len(script.times) == attempts
     assert (free.budget, Retry(budget=None).budget) == (None, None)
     assert Retry(budget=True).budget is not Retry(budget=True).budget
+
+
+def test_a_call_is_counted_by_the_budget_without_asking_it() -> None:
+    # Until a bucket ends, the fused function counts by itself.
+    retry = Retry(3)
+    fragment = retry.fragment(False)
+    assert isinstance(fragment, Again)
+    assert fragment.tally is retry.budget
 
 
 def test_one_budget_may_be_shared(form: Form) -> None:

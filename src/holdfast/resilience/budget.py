@@ -77,9 +77,6 @@ class RetryBudget:
 
     def begin(self, now: float) -> None:
         """A request begins."""
-        if now < self.edge:
-            self.count += 1
-            return
         with self._lock:
             self._roll(now)
         self.count += 1

@@ -271,7 +271,7 @@ class Retry(Fused[RetrySettings]):
     ) -> float | None:
         now = call.clock.now()
         delay = 0.0
-        reason = self._obstacle(call, way, tries, now)
+        reason = self._obstacle(call, way, tries)
         if not reason:
             delay = next_delay(tries, way.backoff, way.jitter, self._chance, previous)
             asked = self._asked(call, outcome)
@@ -293,11 +293,9 @@ class Retry(Fused[RetrySettings]):
             self._tell(Retried, call, outcome, tries, delay)
         return delay
 
-    def _obstacle(self, call: Call, way: _Way, tries: int, now: float) -> str:
+    def _obstacle(self, call: Call, way: _Way, tries: int) -> str:
         if not call.idempotent and not self.settings.non_idempotent:
             return NOT_IDEMPOTENT
-        if now >= current_deadline():
-            return DEADLINE
         if tries >= way.attempts:
             return ATTEMPTS
         return CALLED_OFF if _called_off() else ""
