@@ -111,7 +111,7 @@ def test_most_users_see_the_same_answer_all_the_time() -> None:
         if one.born > QUIET + 2:
             answers[one.user].append(one.kind == GOOD)
     shares = [sum(given) / len(given) for given in answers.values()]
-    # By chance each would see 0.47; then the mean of the larger part would be near 0.57.
+    # Without ranks each would be served 0.47 of the time, and the larger part be 0.55 on average.
     assert fmean(max(share, 1 - share) for share in shares) > 0.85
 
 
