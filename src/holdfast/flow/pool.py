@@ -110,9 +110,8 @@ class WorkerPool(Generic[T, R]):
         """
         job = self._job(item)
         if not self._has_room():
-            raise BulkheadFull(
-                self.name, f"no room: {self.running} running, {self.queued} queued (at most {self._size})"
-            )
+            reason = f"no room: {self.running} running, {self.queued} queued (at most {self._size})"
+            raise BulkheadFull(self.name, reason, None, {"running": self.running, "queued": self.queued})
         self._accept(job)
         return job
 
