@@ -36,10 +36,7 @@ class Door(Gate[DoorSettings]):
         self.applied.append(settings.width)
 
     def enter(self, call: Call) -> None:
-        error = RateLimited(self.name, "shut", 1.0)
-        if self.spares(call, error):
-            return
-        raise error
+        self.refuse(call, RateLimited(self.name, "shut", 1.0))
 
 
 def test_settings_are_the_parameters_of_the_policy_the_first_by_position() -> None:

@@ -164,7 +164,10 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
     namespace |= {"coroutine": CoroutineType, "misused": _misused}
     shape = _Shape(tuple(kinds), tuple(parameters), asynchronous, timed)
     exec(_compiled(shape), namespace)  # noqa: S102 - our own text, there is no input in it
-    return namespace["make"](**parameters)
+    run = namespace["make"](**parameters)
+    # Code of its own: the interpreter specialises code for what it has met, and others of this shape meet others.
+    run.__code__ = run.__code__.replace()
+    return run
 
 
 @lru_cache(SHAPES_LIMIT)

@@ -190,12 +190,10 @@ class Gate(Fused[G]):
 
     @abstractmethod
     def enter(self, call: Call) -> Any:
-        """Admit ``call`` and return a token, or refuse it::
+        """Admit ``call`` and return a token, or ``return self.refuse(call, RateLimited(...))``, which raises.
 
-        error = RateLimited(self.name, "why", retry_after, snapshot)
-        if self.spares(call, error):
-            return None
-        raise error
+        Never keep an error that is raised in a local variable: it would hold itself, through its traceback and
+        the frame, until the garbage collector comes, and the call's arguments with it.
         """
 
     def exit(self, call: Call, token: Any) -> None:
@@ -212,10 +210,18 @@ class Gate(Fused[G]):
         """
         return self.enter(call)
 
+    def refuse(self, call: Call, error: Rejected) -> None:
+        """Count a refusal and raise ``error``; return None when this gate only observes: then let the call pass."""
+        try:
+            if not self.spares(call, error):
+                raise error
+        finally:
+            del error
+
     def spares(self, call: Call, error: Rejected) -> bool:
         """Count a refusal. True when this gate only observes: then let the call pass, else raise ``error``.
 
-        Not raised here: each frame that an exception passes through costs as much as the rest of a gate.
+        For refusals that have to be cheap: each frame that an exception passes through costs as much as a gate.
         """
         observed = self.settings.observe
         if observed:
@@ -225,6 +231,13 @@ class Gate(Fused[G]):
         if self.listeners.active:
             self._tell(call, error, observed)
         return observed
+
+    def counted(self, call: Call, error: Rejected) -> Rejected:
+        """``error``, after it has been counted, for a gate that does not only observe: ``raise self.counted(...)``."""
+        self.refused += 1
+        if self.listeners.active:
+            self._tell(call, error, False)
+        return error
 
     def snapshot(self) -> dict[str, Any]:
         return {"refused": self.refused, "observed": self.observed}

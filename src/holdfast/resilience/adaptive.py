@@ -159,9 +159,12 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             self._admitted = admitted + 1
             return call.now
         answer = self._judge(call)
-        if isinstance(answer, Overloaded):
+        if not isinstance(answer, Overloaded):
+            return answer
+        try:
             raise answer
-        return answer
+        finally:
+            del answer  # see Gate.enter
 
     def exit(self, call: Call, token: float) -> None:
         now = call.now

@@ -100,14 +100,17 @@ class Breaker(Gate[BreakerSettings]):
             return token
         left = self._until - call.now
         if 0.0 < left <= self._reach:
-            error = CircuitOpen(self.name, self._reason, left if self._ends else None, self._facts)
-            if self.spares(call, error):
-                return SPARED
-            raise error
+            until = left if self._ends else None
+            if self.settings.observe:
+                return self._spare(call, CircuitOpen(self.name, self._reason, until, self._facts))
+            raise self.counted(call, CircuitOpen(self.name, self._reason, until, self._facts))
         answer = self._ask(call)
-        if answer.__class__ is CircuitOpen:
+        if answer.__class__ is not CircuitOpen:
+            return answer
+        try:
             raise answer
-        return answer
+        finally:
+            del answer  # see Gate.enter
 
     def exit(self, call: Call, token: Any) -> None:
         # One step: see window.py. What is not that common has an edge of -inf.
@@ -197,6 +200,10 @@ class Breaker(Gate[BreakerSettings]):
         left = refusal.until - call.now if refusal.ends else None
         error = CircuitOpen(self.name, refusal.reason, left, facts)
         return SPARED if self.spares(call, error) else error
+
+    def _spare(self, call: Call, error: CircuitOpen) -> Lease:
+        self.spares(call, error)
+        return SPARED
 
     def _settle(self, call: Call, token: Any) -> None:
         """``exit`` for all but the commonest cases."""

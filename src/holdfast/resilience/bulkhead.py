@@ -123,14 +123,17 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             return True
         if self._open >= 0:  # no partitions: a refusal is as cheap as can be
             facts = {"in_flight": in_flight, "limit": self._limit, "queued": self.queued}
-            error = BulkheadFull(self.name, self._full, None, facts)
-            if self.spares(call, error):
+            if self.settings.observe:
+                self.refuse(call, BulkheadFull(self.name, self._full, None, facts))
                 return None
-            raise error
+            raise self.counted(call, BulkheadFull(self.name, self._full, None, facts))
         found = self._otherwise(call, None)
-        if type(found) is BulkheadFull:
-            raise found
-        return cast("Token", found)
+        try:
+            if type(found) is BulkheadFull:
+                raise found
+            return cast("Token", found)
+        finally:
+            del found  # see Gate.enter
 
     def exit(self, call: Call, token: Token) -> None:
         if token is self._plain:
@@ -152,9 +155,12 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
                 self._abandon(found)
                 raise
             found = self._outcome(call, found)
-        if type(found) is BulkheadFull:
-            raise found
-        return cast("Token", found)
+        try:
+            if type(found) is BulkheadFull:
+                raise found
+            return cast("Token", found)
+        finally:
+            del found  # see Gate.enter
 
     async def admit_async(self, call: Call) -> Token:
         in_flight = self.in_flight
@@ -169,9 +175,12 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
                 self._abandon(found)
                 raise
             found = self._outcome(call, found)
-        if type(found) is BulkheadFull:
-            raise found
-        return cast("Token", found)
+        try:
+            if type(found) is BulkheadFull:
+                raise found
+            return cast("Token", found)
+        finally:
+            del found  # see Gate.enter
 
     def _otherwise(self, call: Call, kind: type[Waiter] | None) -> Token | BulkheadFull | Waiter:
         """A permit of the call's partition, or a waiter that stands in line for one, or a refusal."""

@@ -113,9 +113,12 @@ class Throttle(Gate[ThrottleSettings]):
         if now >= self._end:
             self._roll(call)
         answer = self._draw_lots(call, self._random())
-        if answer.__class__ is Overloaded:
+        if answer.__class__ is not Overloaded:
+            return answer
+        try:
             raise answer
-        return answer
+        finally:
+            del answer  # see Gate.enter
 
     def exit(self, call: Call, token: Any) -> None:
         # One step: see window.py.
