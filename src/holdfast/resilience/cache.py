@@ -253,7 +253,8 @@ class Cache(Policy[CacheSettings]):
                     raise
                 return old.value
             except asyncio.CancelledError as error:
-                self._failed(call, key, error, flight)
+                if call.verdict is FAILED:  # its time was up; that a caller gave up says nothing
+                    self._failed(call, key, error, flight)
                 raise
             return self._succeeded(call, key, result, flight)
 
@@ -372,7 +373,7 @@ class Cache(Policy[CacheSettings]):
         entry.visited = True
         entry.quiet_until = min(now + self._pause, entry.until)
         if self.listeners.active:
-            text = "the result is a failure" if error is None else f"{type(error).__name__}: {error}"
+            text = _why(error)
             at, age = call.clock.wall(), now - entry.made
             self.listeners.emit(lambda: StaleKept(at, self.name, call.operation, text, age))
         return entry
@@ -384,3 +385,9 @@ class Cache(Policy[CacheSettings]):
             self._thread_flights.forget(key)
             gone.append(self._sieve.drop(key) is not None)
         return any(gone)
+
+
+def _why(error: BaseException | None) -> str:
+    if error is None:
+        return "the result is a failure"
+    return "it took too long" if isinstance(error, asyncio.CancelledError) else f"{type(error).__name__}: {error}"
