@@ -161,6 +161,13 @@ def test_a_call_is_slow_when_it_takes_longer_than_the_limit_and_not_when_it_take
     assert bench.refusal().reason == "5 of 10 calls took longer than 2 s in 60 s"
 
 
+def test_a_quick_call_that_makes_the_calls_enough_may_open_it_for_slow_ones() -> None:
+    bench = Bench("off", slow_call=2.0, min_calls=3, window=60.0)
+    bench.succeed(2, seconds=3)
+    bench.succeed()
+    assert bench.breaker.state == "open"
+
+
 def test_the_clock_is_not_read_at_the_end_of_a_success_unless_durations_count() -> None:
     assert not Breaker().timed
     assert not Breaker(last=10, consecutive=5).timed

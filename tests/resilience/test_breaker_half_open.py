@@ -239,6 +239,37 @@ def test_a_probe_that_never_ends_counts_as_failed_when_its_lease_is_over() -> No
     assert bench.breaker.state == "closed"
 
 
+def test_a_breaker_by_slow_calls_takes_a_probe_that_never_ends_for_a_slow_one() -> None:
+    bench = Bench("off", slow_call=1.0, min_calls=2, half_open_timeout=10.0)
+    bench.succeed(2, seconds=2)
+    bench.clock.advance(5)
+    for _ in range(2):
+        enter(bench)
+    bench.clock.advance(10)
+    assert bench.succeed() == 0
+    assert bench.breaker.state == "open"
+
+
+def test_a_probe_that_takes_as_long_as_the_limit_is_not_slow() -> None:
+    bench = Bench("off", slow_call=1.0, min_calls=2, half_open_timeout=10.0)
+    bench.succeed(2, seconds=2)
+    bench.clock.advance(5)
+    bench.succeed(2, seconds=1)
+    assert bench.breaker.state == "closed"
+
+
+def test_the_first_lease_that_is_over_may_decide_alone() -> None:
+    bench = Bench(0.3, half_open_timeout=10.0)
+    bench.half_open()
+    enter(bench)
+    bench.clock.advance(4)
+    enter(bench)
+    enter(bench)
+    bench.clock.advance(6)
+    assert bench.succeed() == 0
+    assert bench.refusal().reason == "1 of 3 probes failed, 1 by not ending in 10 s"
+
+
 def test_one_probe_that_hangs_does_not_keep_the_others_from_deciding() -> None:
     bench = Bench(half_open_timeout=10.0)
     bench.half_open()

@@ -9,7 +9,7 @@ from resilience.breaker_bench import Bench
 
 
 def keyed(**options: Any) -> Bench:
-    return Bench("off", **{"consecutive": 3, "per_key": True, **options})
+    return Bench(**{"failure_rate": "off", "consecutive": 3, "per_key": True, **options})
 
 
 def test_each_key_has_a_breaker_of_its_own() -> None:
@@ -182,4 +182,15 @@ def test_one_probe_too_many_is_refused_for_a_key() -> None:
     caller = bench.pipeline.bind(key="a")
     with caller.guard(), caller.guard(), pytest.raises(CircuitOpen, match="2 probes are under way"):
         caller.call(str)
+    assert bench.breaker.state_of("a") == "closed"
+
+
+def test_probes_that_have_ended_count_among_those_of_a_key() -> None:
+    bench = keyed(failure_rate=0.5, probes=3)
+    bench.fail(3, key="a")
+    bench.clock.advance(5)
+    bench.succeed(key="a")
+    caller = bench.pipeline.bind(key="a")
+    with caller.guard(), caller.guard():
+        assert bench.succeed(key="a") == 0
     assert bench.breaker.state_of("a") == "closed"

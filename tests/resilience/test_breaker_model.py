@@ -57,6 +57,12 @@ class Machine(RuleBasedStateMachine):
             if self._begin():
                 self._end(-1, verdict)
 
+    @rule(verdict=VERDICTS, quarters=st.integers(4, 5))
+    def a_call_takes_its_time(self, verdict: Any, quarters: int) -> None:
+        if self._begin():
+            self.clock.advance(quarters / 4)
+            self._end(-1, verdict)
+
     @rule(quarters=st.integers(1, 12))
     def time_passes(self, quarters: int) -> None:
         self.clock.advance(quarters / 4)

@@ -181,8 +181,8 @@ class CountWindow:
             return
         self._start = max(self.ok + self.failed - self._last, self._start)
         self._last = last
-        self._failures = deque((place for place in self._failures if place > self._start), maxlen=last)
-        self._marks = deque((place for place in self._marks if place > self._start), maxlen=last)
+        self._failures = deque(self._failures, maxlen=last)
+        self._marks = deque(self._marks, maxlen=last)
 
 
 Window: TypeAlias = TimeWindow | CountWindow
