@@ -181,6 +181,8 @@ def test_a_function_of_the_call_may_make_the_key() -> None:
 def test_a_key_of_none_is_not_remembered() -> None:
     _, cache, call = cached(key=lambda call: None)
     assert [call(), call()] == [1, 2]
+    with colour("chaos"):
+        assert [call(), call()] == [3, 4]
     assert asyncio.run(Pipeline("x", cache).acall(asyncio.sleep, 0, "slept")) == "slept"
     assert cache.snapshot()["entries"] == 0
 

@@ -93,13 +93,14 @@ class Model:
 
 
 @given(
-    st.integers(1, 6),
+    st.integers(1, 4),
     st.lists(
         st.tuples(
-            st.sampled_from(["put", "put", "put", "hit", "hit", "drop", "advance"]),
-            st.integers(0, 9),
-            st.sampled_from([1.0, 3.0, 100.0]),
+            st.sampled_from(["put", "put", "put", "put", "hit", "hit", "hit", "drop", "advance"]),
+            st.integers(0, 5),
+            st.sampled_from([1.0, 3.0, 100.0, 100.0, 100.0]),
         ),
+        min_size=20,
         max_size=60,
     ),
 )
@@ -136,6 +137,14 @@ def test_an_entry_that_was_asked_for_outlives_a_flood_of_others() -> None:
     hit(sieve, "a")
     assert [put(sieve, key).key for key in "de"] == ["b", "c"]
     assert order(sieve) == ["a", "d", "e"]
+
+
+def test_one_mark_saves_an_entry_from_one_eviction() -> None:
+    sieve: Sieve[Held] = Sieve(2)
+    for key in "ab":
+        put(sieve, key)
+        hit(sieve, key)
+    assert [put(sieve, key).key for key in "cde"] == ["a", "b", "c"]
 
 
 def test_an_entry_that_is_of_no_use_any_more_goes_first_although_it_was_asked_for() -> None:
@@ -203,15 +212,33 @@ def test_what_is_removed_is_freed_at_once() -> None:
     gc.collect()
     gc.disable()
     try:
-        kept = [weakref.ref(entry) for entry in (Held(1), Held(2), Held(3))]
-        for key in range(4):
+        seen = []
+        for key in (0, 1, 2, 1, 3, 2, 4):
             put(sieve, key)
-        seen = [weakref.ref(entry) for entry in sieve.entries.values()]
-        sieve.drop(3)
+            seen.append(weakref.ref(sieve.entries[key]))
+        assert sum(ref() is not None for ref in seen) == 2
+        sieve.drop(4)
+        assert sum(ref() is not None for ref in seen) == 1
+        put(sieve, 5)
+        seen.append(weakref.ref(sieve.entries[5]))
         sieve.clear()
-        assert [ref() for ref in kept + seen] == [None] * 5
+        assert [ref() for ref in seen] == [None] * 8
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("keys", ["abcdefg", "aabbccd", "ababcab"])
+def test_whoever_still_holds_a_removed_entry_holds_no_other(keys: str) -> None:
+    sieve: Sieve[Held] = Sieve(3)
+    first = put(sieve, keys[0]) or sieve.entries[keys[0]]
+    seen = []
+    for key in keys[1:] * 3:
+        put(sieve, key)
+        seen.append(weakref.ref(sieve.entries[key]))
+    sieve.drop(first.key)
+    assert first not in sieve.entries.values()
+    sieve.clear()
+    assert [ref() for ref in seen] == [None] * len(seen)
 
 
 def test_values_are_given_up_outside_of_the_lock() -> None:

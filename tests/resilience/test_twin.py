@@ -30,12 +30,14 @@ class Alone(Exception):
         return self
 
 
-def raised(error: Exception) -> Exception:
+def raised(error: Exception, *, caused: bool = True) -> Exception:
     try:
         try:
             raise KeyError("first")
         except KeyError:
-            raise error from ValueError("cause")
+            if caused:
+                raise error from ValueError("cause")
+            raise error  # noqa: B904 - it is what users write
     except Exception as caught:
         return caught
 
@@ -65,6 +67,18 @@ def test_a_twin_says_the_same_and_is_another_object(error: Exception) -> None:
     assert vars(made).keys() == vars(error).keys()
     made.add_note("mine")
     assert error.__notes__ == ["a note"]
+
+
+def test_a_twin_was_raised_from_the_same_errors() -> None:
+    caused, plain = raised(ValueError()), raised(ValueError(), caused=False)
+    hidden = ValueError()
+    hidden.__suppress_context__ = True
+    for error in (caused, plain, hidden):
+        made = twin(error)
+        assert made is not None
+        for name in ("__cause__", "__context__", "__suppress_context__"):
+            assert getattr(made, name) is getattr(error, name)
+    assert isinstance(plain.__context__, KeyError)
 
 
 def test_what_else_an_exception_holds_is_copied() -> None:
