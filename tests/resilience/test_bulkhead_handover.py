@@ -10,6 +10,7 @@ from holdfast.core.context import deadline_within
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead
+from holdfast.resilience.waiters import TaskWaiter
 from resilience.loops import RunAsync
 from resilience.room import Room, settle
 
@@ -274,6 +275,36 @@ def test_a_waiter_of_a_closed_loop_is_passed_by() -> None:
     bulkhead.exit(call, token)
     assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what this test is about
+
+
+@pytest.mark.parametrize("thrown_away", ["later", "while it is woken"])
+@pytest.mark.parametrize("granted_by", ["a caller who is done", "a higher limit"])
+def test_what_a_closed_loop_leaves_behind_gives_no_permit_back_twice(
+    granted_by: str, thrown_away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulkhead = Bulkhead(1, queue=2, max_wait=10)
+    call = bare_call()
+    token = bulkhead.enter(call)
+    loop = asyncio.new_event_loop()
+    waiting = bulkhead.acall(asyncio.sleep, 0)
+    task = loop.create_task(waiting)
+    loop.run_until_complete(asyncio.sleep(0.001))
+    loop.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what this test is about
+    wake = TaskWaiter.wake
+
+    def wake_in_the_moment_of_the_garbage_collection(waiter: TaskWaiter) -> bool:
+        waiting.close()
+        return wake(waiter)
+
+    if thrown_away == "while it is woken":
+        monkeypatch.setattr(TaskWaiter, "wake", wake_in_the_moment_of_the_garbage_collection)
+    if granted_by == "a higher limit":
+        bulkhead.update(limit=2)
+    bulkhead.exit(call, token)
+    assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
+    waiting.close()
+    assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
 
 
 def test_a_waiting_task_that_is_thrown_away_gives_its_place_back() -> None:

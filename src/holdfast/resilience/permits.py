@@ -102,7 +102,7 @@ class Permits:
             for partition in self._named.values():
                 self._measure(partition)
             while (waiter := self._next(plan.limit, None)) is not None:
-                if self._hand(waiter) and not waiter.wake():
+                if self._hand(waiter) and not waiter.wake() and waiter.recall():
                     self._returned.append(waiter.partition)
             self._limit = plan.limit
             self._open = -1 if plan.shares else plan.limit
@@ -193,7 +193,7 @@ class Permits:
     def _pass_on(self, freed: Partition) -> None:
         while (waiter := self._next(self._limit + 1, freed)) is not None:
             if self._transfer(freed, waiter):
-                if waiter.wake():
+                if waiter.wake() or not waiter.recall():
                     return
                 freed = waiter.partition  # nobody is there any more who could use it
         self._drop(freed)

@@ -1,8 +1,9 @@
 """Callers that wait for a permit: threads, and tasks of any event loop, side by side in one line.
 
-A waiter is settled exactly once. ``grant`` and ``leave`` are one step each (see ``core.policy``), so a permit that
-is handed over in the very moment in which its waiter gives up is either taken or refused, never both and never
-neither.
+A waiter is settled exactly once. To grant, ``leave`` and ``recall`` are one step each (see ``core.policy``), so a
+permit that is handed over in the very moment in which its waiter gives up is either taken or refused, never both
+and never neither; and one whose waiter was left behind in a closed loop goes back once, although the loop's
+garbage may give it back too.
 """
 
 import asyncio
@@ -16,18 +17,23 @@ if TYPE_CHECKING:
 
 
 class Stage(IntEnum):
-    """How far a waiter is. WAITING becomes one of the others, once."""
+    """How far a waiter is. WAITING becomes GRANTED, LEFT or PUSHED_OUT, once.
+
+    A GRANTED permit becomes HELD when its caller learns of it, or LEFT when it is taken back because nobody will.
+    """
 
     WAITING = 0
     GRANTED = 1
     LEFT = 2
     PUSHED_OUT = 3
+    HELD = 4
 
 
 WAITING: Final = Stage.WAITING
 GRANTED: Final = Stage.GRANTED
 LEFT: Final = Stage.LEFT
 PUSHED_OUT: Final = Stage.PUSHED_OUT
+HELD: Final = Stage.HELD
 
 
 class Waiter:
@@ -43,10 +49,18 @@ class Waiter:
 
     def leave(self) -> bool:
         """Give up. False when it has been granted a permit, which is now the caller's to use or to give back."""
-        if self.stage is GRANTED:
+        if self.stage is GRANTED or self.stage is HELD:
+            self.stage = HELD
             return False
         if self.stage is WAITING:
             self.stage = LEFT
+        return True
+
+    def recall(self) -> bool:
+        """Take a permit back that was granted to somebody who is gone. False when its caller has it after all."""
+        if self.stage is not GRANTED:
+            return False
+        self.stage = LEFT
         return True
 
     def push_out(self) -> bool:
