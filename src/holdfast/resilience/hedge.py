@@ -1,0 +1,315 @@
+"""Hedge: a call that takes unusually long is made a second time, and the first answer counts."""
+
+import asyncio
+from contextvars import copy_context
+from math import inf
+from threading import get_ident
+from typing import Annotated, Any, ClassVar, Final
+
+from holdfast.core.call import FAILED, OK, AsyncHandler, Call, Handler
+from holdfast.core.clock import Clock
+from holdfast.core.errors import DeadlineExceeded
+from holdfast.core.event import Event
+from holdfast.core.policy import Policy, accepts
+from holdfast.core.settings import PolicySettings, Seconds, about
+from holdfast.resilience.budget import RetryBudget, RetryBudgetSettings
+from holdfast.resilience.expiry import task_of
+from holdfast.resilience.quantile import BATCH, CAPACITY, RecentQuantile
+from holdfast.resilience.race import Entry, HedgeLane, Outcome, Race
+from holdfast.resilience.retry import BUDGETS, Budget
+from holdfast.resilience.threadrace import ThreadRace, Threads
+
+ATTEMPTS_LIMIT: Final = 5
+"""Attempts of one call that settings may ask for: as many as gRPC's (proposal A6)."""
+NOTICEABLE: Final = 0.05
+"""The delay follows the quantile once that has moved by this share, and not with each batch."""
+THREADS_LIMIT: Final = 1024
+"""Threads for sync calls that settings may ask for."""
+
+
+class HedgeSettings(PolicySettings, frozen=True):
+    """Settings of ``Hedge``. The default quantile is that of "The Tail at Scale" (Dean and Barroso, 2013)."""
+
+    delay: Annotated[
+        Seconds | None, about("How long an attempt may take before the next; by default the quantile.", gt=0)
+    ] = None
+    quantile: Annotated[float, about("The share of answers that come without a hedge.", gt=0, lt=1)] = 0.95
+    samples: Annotated[int, about("Answers that must be known before the quantile is trusted.", ge=1, le=CAPACITY)] = (
+        100
+    )
+    window: Annotated[Seconds, about("For how long an answer counts.", gt=0)] = 60.0
+    min_delay: Annotated[Seconds, about("The quantile's delay is not shorter.", gt=0)] = 0.001
+    attempts: Annotated[int, about("Attempts in all, the first one included.", ge=1, le=ATTEMPTS_LIMIT)] = 2
+    budget: Annotated[
+        Budget, about("How many hedges there may be; an object is shared with whoever fills it.", reader=BUDGETS)
+    ] = RetryBudgetSettings()
+    threads: Annotated[int, about("Threads for the attempts of sync calls.", ge=1, le=THREADS_LIMIT)] = 32
+
+
+class HedgeStarted(Event, frozen=True):
+    """A call took longer than ``delay`` seconds, or an attempt failed: another attempt begins."""
+
+    policy: str
+    operation: str
+    delay: float
+
+
+class HedgeWon(Event, frozen=True):
+    """A further attempt was answered before the first one."""
+
+    policy: str
+    operation: str
+
+
+class _Pace:
+    """A delay, and for each event loop the calls that wait for it. Another delay is another pace: see ``Lane``."""
+
+    __slots__ = ("_by_loop", "delay", "lanes")
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.lanes: dict[int, HedgeLane] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, HedgeLane] = {}
+
+    def lane(self, policy: "Hedge", clock: Clock, ident: int) -> HedgeLane:
+        """The lane of the loop that runs here, remembered for the next call of this thread, as in ``Timeout``."""
+        loop = asyncio.get_running_loop()
+        lane = self._by_loop.get(loop)
+        if lane is None:
+            for known in [known for known in tuple(self._by_loop) if known.is_closed()]:
+                self._by_loop.pop(known, None)
+            lane = self._by_loop[loop] = HedgeLane(loop, clock, policy)
+        if hasattr(loop, "_thread_id"):
+            self.lanes[ident] = lane
+        return lane
+
+
+class Hedge(Policy[HedgeSettings]):
+    """Begins what is further in once more when it takes unusually long; whichever attempt is answered first counts.
+
+    After "The Tail at Scale", gRPC's hedging (proposal A6) and Finagle's ``BackupRequestFilter``. The delay is
+    fixed, or a quantile of the recent answers' latency: until enough are known, nothing is hedged. Calls that are
+    not idempotent never are. Hedges need room in the budget; without it the first attempt goes on alone.
+
+    An attempt is answered when the classifier says that the dependency works, be the answer a result or an error.
+    A failed attempt is not the end: the next one begins at once, and the others go on. When all have failed, the
+    first outcome counts; if it is an error, a note tells of the others. What counts stamps the call.
+
+    Async: the first attempt runs in the caller's task, each further one in a task of its own, with a copy of
+    the context that the call began in. Losers are cancelled. Those in tasks get ``CLEANUP`` seconds to end; the first
+    attempt has to end before the call does. A cancellation from outside cancels all and gets out at once.
+
+    Sync: all attempts run in threads of the policy, since nothing can interrupt the caller's. Losers are told by
+    their ambient ``Cancellation``, and run on until they notice. At ``call.deadline`` the call raises
+    ``DeadlineExceeded``. When no thread is free, the call runs in the caller's, without a hedge. ``close()`` ends
+    the threads.
+    """
+
+    kind: ClassVar[str] = "hedge"
+
+    @accepts(HedgeSettings)
+    def __init__(self, settings: HedgeSettings) -> None:
+        self.hedges = 0
+        self.won = 0
+        self.suppressed = 0
+        self.without_thread = 0
+        self.attempts = 1
+        self.budget: RetryBudget | None = None
+        self.under_way: set[asyncio.Task[Any]] = set()
+        self.threads = Threads(settings.threads)
+        self._own: RetryBudget | None = None
+        self._quantile: RecentQuantile | None = None
+        self._pace = _Pace(inf)
+        super().__init__(settings)
+
+    def apply(self, settings: HedgeSettings) -> None:
+        self.attempts = settings.attempts
+        self.threads.limit = settings.threads
+        self.budget = self._budget_of(settings.budget)
+        self._tally = self.budget if self.budget is self._own else None
+        self.timed = settings.delay is None
+        known = self._quantile
+        if settings.delay is not None:
+            self._quantile = None
+            self._change_pace(float(settings.delay))
+        elif known is None or (known.quantile, known.window) != (settings.quantile, settings.window):
+            self._quantile = RecentQuantile(settings.quantile, settings.window)
+            self._change_pace(inf)
+        else:
+            self._follow(known, settings)
+
+    @property
+    def delay(self) -> float:
+        """Seconds after which a call is hedged; ``inf`` until enough answers are known."""
+        return self._pace.delay
+
+    def snapshot(self) -> dict[str, Any]:
+        delay = self._pace.delay
+        return {
+            "delay": None if delay == inf else delay,
+            "hedges": self.hedges,
+            "won": self.won,
+            "suppressed": self.suppressed,
+            "without_thread": self.without_thread,
+            "samples": 0 if self._quantile is None else self._quantile.count,
+            "budget": None if self.budget is None else self.budget.snapshot(),
+        }
+
+    def close(self) -> None:
+        """End the threads of sync calls, each once its attempt has ended. Later sync calls are not hedged."""
+        self.threads.close()
+
+    def wrap(self, inner: Handler) -> Handler:
+        def run(call: Call) -> Any:
+            if not call.idempotent:
+                return inner(call)
+            if self._tally is not None:
+                self._tally.begin(call.now)
+            if self._pace.delay == inf:
+                return self._watched(inner, call)
+            return ThreadRace(self, call, inner).run()
+
+        return run
+
+    def wrap_async(self, inner: AsyncHandler) -> AsyncHandler:
+        async def run(call: Call) -> Any:
+            if not call.idempotent:
+                return await inner(call)
+            began = call.now
+            tally = self._tally
+            if tally is not None:
+                if began < tally.edge:
+                    tally.count += 1
+                else:
+                    tally.begin(began)
+            pace = self._pace
+            delay = pace.delay
+            if delay == inf:
+                return await self._watched_async(inner, call)
+            ident = get_ident()
+            lane = pace.lanes.get(ident)
+            # The private attribute of asyncio's own loops says whether this thread still runs that loop.
+            if lane is None or lane.loop._thread_id != ident:  # type: ignore[attr-defined]
+                lane = pace.lane(self, call.clock, ident)
+            task = task_of(lane.loop)
+            if task is None:
+                return await inner(call)
+            late = lane.late
+            due = began + delay
+            late[call] = entry = (due, task, task.cancelling(), copy_context(), call.deadline, inner)
+            if lane.timer is None:
+                lane.arm(due)
+            try:
+                result = await inner(call)
+            except BaseException as error:
+                hedged = late.pop(call, None) is None
+                if not hedged and not (call.verdict is FAILED and isinstance(error, Exception)):
+                    raise
+                own = Outcome(call.verdict, call.now, None, error)
+            else:
+                hedged = late.pop(call, None) is None
+                if not hedged and call.verdict is OK:
+                    quantile = self._quantile
+                    if quantile is not None:
+                        quantile.batch.append(call.now - began)
+                        if len(quantile.batch) >= BATCH:
+                            self._turn(call.now)
+                    return result
+                own = Outcome(call.verdict, call.now, result)
+            try:
+                return await self._settle(call, lane, entry, own, began)
+            finally:
+                del own  # what is raised knows this frame
+
+        return run
+
+    def begin_hedge(self, call: Call) -> bool:
+        """Whether there is room for another attempt of ``call``; it is counted."""
+        budget = self.budget
+        if budget is not None and not budget.try_spend(call.clock.now()):
+            self.suppressed += 1
+            return False
+        self.hedges += 1
+        if self.listeners.active:
+            at, delay = call.clock.wall(), self._pace.delay
+            self.listeners.emit(lambda: HedgeStarted(at, self.name, call.operation, delay))
+        return True
+
+    def count_win(self, call: Call) -> None:
+        """A further attempt of ``call`` was answered first."""
+        self.won += 1
+        if self.listeners.active:
+            at = call.clock.wall()
+            self.listeners.emit(lambda: HedgeWon(at, self.name, call.operation))
+
+    def learn(self, seconds: float, now: float) -> None:
+        """An answer took ``seconds``, or would have taken longer, had it not been called off.
+
+        That is enough to know: it lies above the quantile.
+        """
+        quantile = self._quantile
+        if quantile is not None:
+            quantile.batch.append(seconds)
+            if len(quantile.batch) >= BATCH:
+                self._turn(now)
+
+    async def _settle(self, call: Call, lane: HedgeLane, entry: Entry, own: Outcome, began: float) -> Any:
+        race = lane.races.pop(call, None)
+        if own.answered:
+            self.learn(own.now - began, own.now)
+        elif isinstance(own.error, DeadlineExceeded) or (race is not None and race.beaten):
+            now = call.clock.now()
+            self.learn(now - began, now)
+        try:
+            return await (race or Race(self, lane.loop, call, entry)).settle(own)
+        finally:
+            del own, race  # what is raised knows this frame
+
+    def _watched(self, inner: Handler, call: Call) -> Any:
+        began = call.now
+        try:
+            result = inner(call)
+        except DeadlineExceeded:
+            self.learn(call.now - began, call.now)
+            raise
+        if call.verdict is OK:
+            self.learn(call.now - began, call.now)
+        return result
+
+    async def _watched_async(self, inner: AsyncHandler, call: Call) -> Any:
+        began = call.now
+        try:
+            result = await inner(call)
+        except DeadlineExceeded:
+            self.learn(call.now - began, call.now)
+            raise
+        if call.verdict is OK:
+            self.learn(call.now - began, call.now)
+        return result
+
+    def _turn(self, now: float) -> None:
+        with self.lock:
+            quantile = self._quantile
+            if quantile is not None and len(quantile.batch) >= BATCH:
+                quantile.turn(now)
+                self._follow(quantile, self.settings)
+
+    def _follow(self, quantile: RecentQuantile, settings: HedgeSettings) -> None:
+        delay = max(quantile.value, float(settings.min_delay)) if quantile.count >= settings.samples else inf
+        if delay == inf or abs(delay - self._pace.delay) > NOTICEABLE * delay:
+            self._change_pace(delay)
+
+    def _change_pace(self, delay: float) -> None:
+        if self.attempts < 2:
+            delay = inf
+        if delay != self._pace.delay:
+            self._pace = _Pace(delay)
+
+    def _budget_of(self, budget: Budget) -> RetryBudget | None:
+        if not isinstance(budget, RetryBudgetSettings):
+            return budget if isinstance(budget, RetryBudget) else None
+        if self._own is None:
+            self._own = RetryBudget.from_settings(budget)
+        else:
+            self._own.replace_settings(budget)
+        return self._own
