@@ -4,7 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from holdfast.core.call import Call
+from holdfast.core.classify import Classifier
+from holdfast.core.clock import VirtualClock
 from holdfast.core.context import current_deadline
+from holdfast.core.errors import DeadlineExceeded
+from holdfast.core.pipeline import Pipeline
+from holdfast.core.policy import Gate, accepts
+from holdfast.core.settings import GateSettings
+from holdfast.resilience.hedge import Hedge
 
 NEVER = 3600.0
 
@@ -41,3 +49,53 @@ class Dependency:
 def others() -> "set[asyncio.Task[Any]]":
     """Every task but the one that asks."""
     return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+class SeenSettings(GateSettings, frozen=True):
+    """None."""
+
+
+class Seen(Gate[SeenSettings]):
+    """Keeps the calls that passed, as they were when they ended."""
+
+    @accepts(SeenSettings)
+    def __init__(self, settings: SeenSettings) -> None:
+        self.calls: list[tuple[Any, Any, Any]] = []
+        super().__init__(settings)
+
+    def enter(self, call: Call) -> Call:
+        return call
+
+    def exit(self, call: Call, token: Call) -> None:
+        self.calls.append((call.attempt, call.verdict, call.now))
+
+
+def ask(
+    dependency: Dependency, hedge: Hedge, *inside: Any, outside: tuple[Any, ...] = (), **fields: Any
+) -> tuple[Any, Any]:
+    """The outcome of one call on the virtual clock, an exception as a value, and when it came."""
+    clock = VirtualClock(start=0.0)
+    classify = fields.pop("classify", Classifier())
+    pipeline = Pipeline("ask", *outside, hedge, *inside, clock=clock, classify=classify)
+
+    async def main() -> tuple[Any, float]:
+        try:
+            outcome: Any = await pipeline.bind(**fields).acall(dependency)
+        except Exception as error:  # whatever it is, the test looks at it
+            outcome = error
+        at = clock.now()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        # A cancellation from outside does not wait for those whom it cancels; everybody else does.
+        if isinstance(outcome, DeadlineExceeded):
+            await asyncio.sleep(0)
+        assert others() == set()
+        await asyncio.sleep(0)
+        return outcome, at
+
+    outcome = clock.run(main())
+    assert len(dependency.begun) == len(dependency.ended)
+    assert not hedge.under_way
+    assert all(not lane.late and not lane.races for lane in hedge._pace._by_loop.values())
+    return outcome

@@ -18,7 +18,7 @@ from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.hedge import Hedge
 from holdfast.resilience.quantile import BATCH
 from holdfast.resilience.threadrace import SUPERSEDED, Threads
-from resilience.test_hedge import Seen
+from resilience.scripted import Seen
 
 PATIENCE = 20.0
 SOON = 0.002
