@@ -83,7 +83,8 @@ class FaultInjected(HoldfastError):
 class Rejected(HoldfastError):
     """``policy`` refused the call because of ``reason``; ``retry_after`` is seconds, None when unknown.
 
-    ``snapshot`` is what the policy went by, as plain values. Arguments are by position only.
+    ``snapshot`` is what the policy went by, as plain values; or a tuple of a module's function and its arguments,
+    which makes them when somebody asks. Arguments are by position only.
     """
 
     # There is no __init__ at run time: refusals have to be cheap, for that is when they are needed, and the
@@ -95,7 +96,7 @@ class Rejected(HoldfastError):
             policy: str,
             reason: str,
             retry_after: float | None = None,
-            snapshot: Mapping[str, Any] | None = None,
+            snapshot: Mapping[str, Any] | tuple[Any, ...] | None = None,
             /,
         ) -> None: ...
 
@@ -117,7 +118,11 @@ class Rejected(HoldfastError):
     @property
     def snapshot(self) -> Mapping[str, Any]:
         """What the policy went by; empty when there is nothing to tell."""
-        return (self.args[3] if len(self.args) > 3 else None) or {}
+        facts = self.args[3] if len(self.args) > 3 else None
+        if isinstance(facts, tuple):
+            make, *arguments = facts
+            facts = make(*arguments)
+        return facts or {}
 
     def __str__(self) -> str:
         later = "" if self.retry_after is None else f"; retry after {self.retry_after:g} s"

@@ -29,14 +29,11 @@ class Listeners:
         self._lock = threading.Lock()
         # Replaced, never changed: ``emit`` reads it without the lock. The object() makes each entry unique.
         self._entries: tuple[tuple[object, Callback], ...] = ()
+        self.active = False
+        """Whether anybody listens. An attribute, since refusals look at it."""
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
-
-    @property
-    def active(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._entries)
+        return self.active
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
         """Call ``callback`` with every later event, in the emitter's thread; it must not block.
@@ -49,10 +46,12 @@ class Listeners:
         entry = (object(), callback)
         with self._lock:
             self._entries = (*self._entries, entry)
+            self.active = True
 
         def unsubscribe() -> None:
             with self._lock:
                 self._entries = tuple(kept for kept in self._entries if kept is not entry)
+                self.active = bool(self._entries)
 
         return unsubscribe
 

@@ -122,7 +122,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             self.in_flight = in_flight + 1
             return True
         if self._open >= 0:  # no partitions: a refusal is as cheap as can be
-            facts = {"in_flight": in_flight, "limit": self._limit, "queued": self.queued}
+            facts = _facts, in_flight, self._limit, self.queued
             if self.settings.observe:
                 self.refuse(call, BulkheadFull(self.name, self._full, None, facts))
                 return None
@@ -250,3 +250,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             self.listeners.emit(lambda: QueueStanding(at, self.name, queued, seconds))
         else:
             self.listeners.emit(lambda: QueueCleared(at, self.name, seconds))
+
+
+def _facts(in_flight: int, limit: int, queued: int) -> dict[str, int]:
+    return {"in_flight": in_flight, "limit": limit, "queued": queued}
