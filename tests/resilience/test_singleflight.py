@@ -267,6 +267,41 @@ def test_loops_do_not_share_and_closed_ones_are_let_go() -> None:
     assert policy.snapshot() == {"executions": 20, "shared": 20, "abandoned": 0, "under_way": 0}
 
 
+def test_executions_that_closed_loops_leave_behind_do_not_count_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.resilience.flights.ENDING_LIMIT", 2)
+    policy = SingleFlight()
+
+    @policy
+    async def work() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(10)
+
+    tasks = []
+    for _ in range(4):
+        loop = asyncio.new_event_loop()
+        caller = loop.create_task(work())
+        loop.run_until_complete(asyncio.sleep(0.001))
+        tasks += asyncio.all_tasks(loop)
+        caller.cancel()
+        loop.run_until_complete(asyncio.sleep(0.001))
+        loop.close()
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what this test is about
+
+    async def main() -> dict[str, int]:
+        callers = [asyncio.ensure_future(work()) for _ in range(2)]
+        await asyncio.sleep(0.001)
+        snapshot = policy.snapshot()
+        for caller in callers:
+            caller.cancel()
+        await asyncio.wait(callers)
+        return snapshot
+
+    assert asyncio.run(main()) == {"executions": 5, "shared": 1, "abandoned": 4, "under_way": 1}
+
+
 def test_a_key_of_none_is_not_shared_and_new_settings_count_at_once(run_async: RunAsync) -> None:
     policy, work = SingleFlight(key=lambda call: None), Work()
     call = Pipeline("x", policy)(work)

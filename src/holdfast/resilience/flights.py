@@ -46,7 +46,7 @@ class Flight:
     def __init__(self, call: Call, criticality: Criticality) -> None:
         self.call = call
         self.criticality = criticality
-        self.waiters: set[asyncio.Future[None]] = set()
+        self.waiters: dict[asyncio.Future[None], None] = {}  # in the order in which they came
 
 
 Work: TypeAlias = Callable[[Call, Flight], Awaitable[Any]]
@@ -67,9 +67,14 @@ class Flights:
         self.led = 0
         self.joined = 0
         self.abandoned = 0
-        self.under_way = 0  # executions that have not ended, of all loops
         self._by_loop: dict[asyncio.AbstractEventLoop, Table] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
+
+    @property
+    def under_way(self) -> int:
+        """Executions that have not ended, of all loops."""
+        return len(self._tasks)
 
     async def join(self, call: Call, key: Hashable, work: Work, name: str) -> Any:
         """The result of ``work`` for ``key``, from the execution under way or from a new one.
@@ -144,6 +149,11 @@ class Flights:
         if flights is None:
             for known in [known for known in tuple(self._by_loop) if known.is_closed()]:
                 self._by_loop.pop(known, None)
+            # What a closed loop leaves behind never ends, and nobody is told of it.
+            for task in tuple(self._tasks):
+                if task.get_loop().is_closed():
+                    self._tasks.discard(task)
+                    self._ending.discard(task)
             flights = self._by_loop[loop] = {}
         return flights
 
@@ -167,7 +177,7 @@ class Flights:
             execution.close()
             del flights[key]
             raise
-        self.under_way += 1
+        self._tasks.add(flight.task)
         # A task that is cancelled before its first step never runs.
         flight.task.add_done_callback(partial(self._end, flights, key, flight))
         return flight
@@ -194,7 +204,7 @@ class Flights:
 
     def _end(self, flights: Table, key: Hashable, flight: Flight, task: "asyncio.Task[None] | None" = None) -> None:
         if task is not None:
-            self.under_way -= 1
+            self._tasks.discard(task)
             self._ending.discard(task)
             flight.cancelled = task.cancelled()
             flight.task = None  # a cancelled task holds its error, whose traceback holds the flight
@@ -219,7 +229,7 @@ class Flights:
         timer = None
         if call.deadline != inf:
             timer = loop.call_later(max(0.0, call.deadline - call.clock.now()), _wake, waiter)
-        flight.waiters.add(waiter)
+        flight.waiters[waiter] = None
         try:
             await waiter
             if not flight.ended:
@@ -233,7 +243,7 @@ class Flights:
         finally:
             if timer is not None:
                 timer.cancel()
-            flight.waiters.discard(waiter)
+            del flight.waiters[waiter]
             if not (flight.waiters or flight.ended or flight.kept):
                 self._abandon(flights, key, call, flight)
 
