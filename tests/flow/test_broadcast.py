@@ -1,6 +1,6 @@
 import asyncio
 import gc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -169,6 +169,46 @@ def test_the_end_closes_the_source_and_ends_the_streams(run: Run) -> None:
         assert len([item async for item in waiting]) <= 2
         with pytest.raises(StopAsyncIteration):
             await anext(hub.subscribe())
+
+    run(main)
+
+
+@pytest.mark.parametrize("subscribed", [True, False])
+def test_a_source_that_answers_its_cancellation_with_an_item_is_ended_all_the_same(run: Run, subscribed: bool) -> None:
+    async def main() -> None:
+        async def stubborn() -> AsyncGenerator[int, None]:
+            yield 0
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:  # what this test is about
+                    yield 1
+
+        hub = Broadcast(stubborn(), buffer=5)
+        await hub.start()
+        subscription = hub.subscribe()
+        assert await anext(subscription) == 0
+        if not subscribed:
+            await subscription.aclose()
+        await turns(3)
+        stopping = asyncio.ensure_future(hub.stop())
+        await until(stopping.done, "the broadcast had stopped")
+        assert [item async for item in subscription] == []
+
+    run(main)
+
+
+def test_a_source_that_never_waits_leaves_the_loop_to_others_also_when_items_are_dropped(run: Run) -> None:
+    def endless() -> Iterator[int]:
+        yield from range(10_000)
+        raise AssertionError("the loop was its own for 10,000 items")
+
+    async def main() -> None:
+        async with Broadcast(endless(), buffer=2, slow="drop") as hub, hub.subscribe() as subscription:
+            for _ in range(3):
+                await anext(subscription)
+                await turns(3)
+            assert 0 < subscription.dropped < 100
 
     run(main)
 

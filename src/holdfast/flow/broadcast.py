@@ -79,11 +79,14 @@ class Broadcast(Generic[T]):
     async def stop(self) -> None:
         """Stop reading, wait until the source is closed, and end the streams.
 
-        Raises the source's error if it failed and no subscriber has been told. Before ``start`` or a second time
-        it does nothing. A cancellation is passed on to the reading, and gets out when that has ended.
+        Raises the source's error if it failed and no subscriber has been told; ``RuntimeError`` in another event
+        loop. Before ``start`` or a second time it does nothing. A cancellation is passed on to the reading, and
+        gets out when that has ended.
         """
         if self._loop is None:
             return
+        if not self._over:
+            self._require_own_loop()
         await self._close()
         if not self._heard and self._error is not None:
             self._heard = True
@@ -133,7 +136,13 @@ class Broadcast(Generic[T]):
             self._room.set()
         return Subscription(self, box)
 
+    def _require_own_loop(self) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(f"{self.name} belongs to another event loop")
+
     def _put(self, item: T) -> bool:
+        if self._crew.stopping:  # a source may answer a cancellation with one more item
+            raise asyncio.CancelledError
         self._in_hand.append(item)
         return True
 
@@ -141,12 +150,16 @@ class Broadcast(Generic[T]):
         while not self._boxes or any(box.blocks for box in self._boxes):
             await self._room.wait()
         item = self._in_hand.pop()
+        dropped = False
         for box in tuple(self._boxes):
             if box.slow == "raise" and box.full:
                 del self._boxes[box]
                 box.end(FellBehind(self.name, box.size))
             else:
-                box.put(item)
+                dropped = box.put(item) or dropped
+        if dropped:
+            # Those who drop never make us wait. A source that does not wait either would keep the loop for itself.
+            await asyncio.sleep(0)
 
     def _took(self, box: "_Mailbox[T]") -> T:
         item = box.items.popleft()
@@ -209,12 +222,15 @@ class _Mailbox(Generic[T]):
         """Whether the source has to wait for this one."""
         return self.slow == "wait" and self.full
 
-    def put(self, item: T) -> None:
-        if self.full:
+    def put(self, item: T) -> bool:
+        """Whether another one was dropped for it."""
+        full = self.full
+        if full:
             self.items.popleft()
             self.dropped += 1
         self.items.append(item)
         self.arrived.set()
+        return full
 
     def end(self, error: BaseException | None) -> None:
         self.over = True
@@ -229,7 +245,8 @@ class _Mailbox(Generic[T]):
 class Subscription(Generic[T]):
     """One consumer's stream, from ``Broadcast.subscribe``. One task at a time may iterate.
 
-    A cancellation while it waits for an item loses nothing: the stream goes on with the next call.
+    A cancellation while it waits for an item loses nothing: the stream goes on with the next call. ``RuntimeError``
+    when it would have to wait in another event loop than the broadcast's.
     """
 
     def __init__(self, broadcast: Broadcast[T], box: _Mailbox[T]) -> None:
@@ -249,6 +266,7 @@ class Subscription(Generic[T]):
         while not box.items:
             if box.over:
                 self._broadcast._raise_in(box)
+            self._broadcast._require_own_loop()
             await box.arrived.wait()
         return self._broadcast._took(box)
 
