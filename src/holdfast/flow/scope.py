@@ -3,11 +3,16 @@
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from holdfast.core.errors import CallCancelled
 
 Tag = TypeVar("Tag")
+
+_at_work: Final[set["Crew[Any]"]] = set()
+"""Every crew with a task that has not ended. A loop holds what it will wake, and a reader that waits for room is woken
+by its consumer: should both become garbage, in a cycle, the collector would close the reader's coroutine, and the
+source in the middle of its own closing, before the loop could end them in order."""
 
 
 class Signal:
@@ -16,9 +21,10 @@ class Signal:
     Nothing is lost between the look and the wait as long as nothing is awaited there.
     """
 
-    __slots__ = ("_waiter",)
+    __slots__ = ("_loop", "_waiter")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
@@ -27,10 +33,15 @@ class Signal:
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Return after the next ``set``. ``RuntimeError`` when another task waits already."""
+        """Return after the next ``set``. ``RuntimeError`` when another task waits already, or in another loop."""
         if self._waiter is not None:
             raise RuntimeError("two tasks wait for the same item; give each an iterator of its own")
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("this belongs to another event loop, which alone can wake its tasks")
+        waiter = self._waiter = loop.create_future()
         try:
             await waiter
         finally:
@@ -44,12 +55,13 @@ class Crew(Generic[Tag]):
     by somebody else counts as failed with ``CallCancelled``, so that its item is not lost in silence.
     """
 
-    __slots__ = ("_cancelled", "_context", "_ended", "_tasks", "errors")
+    __slots__ = ("_cancelled", "_context", "_ended", "_loop", "_tasks", "errors")
 
     def __init__(self, ended: Callable[[Tag, "asyncio.Task[Any]", BaseException | None], None]) -> None:
         self._ended = ended
         self._tasks: dict[asyncio.Task[Any], Tag] = {}
         self._context: contextvars.Context | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._cancelled = False
         self.errors: list[BaseException] = []
         """What failed, in the order in which it was noticed."""
@@ -64,14 +76,18 @@ class Crew(Generic[Tag]):
 
         So nothing that a call or the source sets reaches another call, and the deadline is the consumer's.
         """
-        create = asyncio.get_running_loop().create_task
+        loop = asyncio.get_running_loop()
+        create = loop.create_task
         if self._context is None:
+            self._loop = loop
             # Not run in the copy: an eager reader starts its first calls in there, and a context is entered once.
             self._context = contextvars.copy_context()
             task = create(coro)
         else:
             # Not the argument ``context``: a task factory of before Python 3.11 does not take it.
             task = self._context.run(create, coro)
+        if not self._tasks:
+            _at_work.add(self)
         self._tasks[task] = tag
         # Also for a task that an eager factory has run to its end: callbacks always come a turn later.
         task.add_done_callback(self._done)
@@ -105,7 +121,8 @@ class Crew(Generic[Tag]):
         """Cancel every task and wait until all have ended. Nobody is there to raise to.
 
         Errors go to the loop's exception handler, as those of any task that nobody awaits. A cancellation
-        meanwhile is passed on to the tasks, and gets out as soon as they have ended.
+        meanwhile is passed on to the tasks, and gets out as soon as they have ended. One of the tasks that does
+        this itself waits for the others only, and is then cancelled too.
         """
         try:
             await self._join()
@@ -116,25 +133,37 @@ class Crew(Generic[Tag]):
         # Once only: a second cancellation would interrupt the cleaning up that the first one began.
         if not self._cancelled:
             self._cancelled = True
+            itself = asyncio.current_task()
             for task in self._tasks:
-                task.cancel()
+                if task is not itself:
+                    task.cancel()
 
     async def _join(self) -> None:
+        loop = self._loop
+        if self._tasks and loop is not None and loop is not asyncio.get_running_loop():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._cancel)
+            raise RuntimeError("a flow was closed in another event loop than its own, which alone can end its tasks")
         self._cancel()
         interrupted: asyncio.CancelledError | None = None
-        while self._tasks:
+        itself = asyncio.current_task()  # perhaps a call that closes its own flow
+        while others := [task for task in self._tasks if task is not itself]:
             try:
-                await asyncio.wait(self._tasks)  # its callbacks come after ours, so that these have taken them out
+                await asyncio.wait(others)  # its callbacks come after ours, so that these have taken them out
             except asyncio.CancelledError as exc:
                 # Like a plain ``await`` of one call: it ends when the call does, and the call is told each time.
                 interrupted = exc
-                for task in self._tasks:
+                for task in others:
                     task.cancel()
+        if itself is not None and itself in self._tasks:
+            itself.cancel()
         if interrupted is not None:
             raise interrupted
 
     def _done(self, task: "asyncio.Task[Any]") -> None:
         tag = self._tasks.pop(task)
+        if not self._tasks:
+            _at_work.discard(self)
         if not self._cancelled:
             self._ended(tag, task, _failure(task))
         elif not task.cancelled():
