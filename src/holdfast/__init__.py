@@ -25,6 +25,18 @@ if TYPE_CHECKING:
         Rejected,
     )
     from holdfast.core.pipeline import Pipeline
+    from holdfast.resilience.adaptive import AdaptiveLimit
+    from holdfast.resilience.breaker import Breaker
+    from holdfast.resilience.budget import RetryBudget
+    from holdfast.resilience.bulkhead import Bulkhead
+    from holdfast.resilience.cache import Cache
+    from holdfast.resilience.fallback import Fallback
+    from holdfast.resilience.fault import Fault
+    from holdfast.resilience.hedge import Hedge
+    from holdfast.resilience.ratelimit import RateLimit
+    from holdfast.resilience.retry import Retry
+    from holdfast.resilience.singleflight import SingleFlight
+    from holdfast.resilience.throttle import Throttle
     from holdfast.resilience.timeout import Timeout
     from holdfast.service.health import HealthReport
     from holdfast.service.service import Service
@@ -35,6 +47,18 @@ __all__ = [
     "Pipeline",
     "Classifier",
     "Timeout",
+    "Retry",
+    "RetryBudget",
+    "Breaker",
+    "Throttle",
+    "RateLimit",
+    "Bulkhead",
+    "AdaptiveLimit",
+    "Hedge",
+    "Fallback",
+    "Cache",
+    "SingleFlight",
+    "Fault",
     "HoldfastError",
     "ConfigError",
     "BootError",
@@ -71,6 +95,18 @@ _HOMES = {
         "Rejected",
     ),
     "core.pipeline": ("Pipeline",),
+    "resilience.adaptive": ("AdaptiveLimit",),
+    "resilience.breaker": ("Breaker",),
+    "resilience.budget": ("RetryBudget",),
+    "resilience.bulkhead": ("Bulkhead",),
+    "resilience.cache": ("Cache",),
+    "resilience.fallback": ("Fallback",),
+    "resilience.fault": ("Fault",),
+    "resilience.hedge": ("Hedge",),
+    "resilience.ratelimit": ("RateLimit",),
+    "resilience.retry": ("Retry",),
+    "resilience.singleflight": ("SingleFlight",),
+    "resilience.throttle": ("Throttle",),
     "resilience.timeout": ("Timeout",),
     "service.health": ("HealthReport",),
     "service.service": ("Service",),

@@ -5,9 +5,40 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_type
 
-from holdfast import Pipeline, Timeout
+from holdfast import (
+    AdaptiveLimit,
+    Breaker,
+    Bulkhead,
+    Cache,
+    Fallback,
+    Fault,
+    Hedge,
+    Pipeline,
+    RateLimit,
+    Retry,
+    RetryBudget,
+    SingleFlight,
+    Throttle,
+    Timeout,
+)
 
-pipeline = Pipeline("inventory", Timeout(2.0))
+budget = RetryBudget(0.1, floor=3.0)
+pipeline = Pipeline(
+    "inventory",
+    Fallback(0.0),
+    Cache(30.0, stale=60.0),
+    SingleFlight(),
+    Timeout(2.0),
+    Retry(3, on=(OSError, ValueError), budget=budget),
+    Hedge(0.1),
+    Throttle(),
+    Breaker(0.5, window=10.0, consecutive=5),
+    RateLimit("100/s", burst=200),
+    RateLimit(100, key=lambda call: call.key),
+    AdaptiveLimit(),
+    Bulkhead(25, queue=10, max_wait=0.5),
+    Fault(0.01),
+)
 
 
 @pipeline
@@ -61,4 +92,8 @@ async def use() -> None:
     Timeout(seconds=1.0)
     Timeout(1.0, sekonds=2.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Timeout([])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Retry(3, on="OSError")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RateLimit("100/s", brust=200)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Bulkhead("many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Breaker(observe="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Timeout()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -17,7 +17,18 @@ from holdfast.core.fields import Field
 from holdfast.core.kinds import Refused, nearest
 from holdfast.core.pipeline import POLICIES_LIMIT, Pipeline
 from holdfast.core.policy import Policy
-from holdfast.core.settings import ERRORS, PolicySettings, settings_of
+from holdfast.core.settings import ERRORS, PolicySettings, placed, read_table, settings_of
+from holdfast.resilience.adaptive import AdaptiveLimit
+from holdfast.resilience.breaker import Breaker
+from holdfast.resilience.bulkhead import Bulkhead
+from holdfast.resilience.cache import Cache
+from holdfast.resilience.fallback import Fallback
+from holdfast.resilience.fault import Fault
+from holdfast.resilience.hedge import Hedge
+from holdfast.resilience.ratelimit import RateLimit
+from holdfast.resilience.retry import Retry
+from holdfast.resilience.singleflight import SingleFlight
+from holdfast.resilience.throttle import Throttle
 from holdfast.resilience.timeout import Timeout
 
 CLASSIFY: Final = "classify"
@@ -48,7 +59,22 @@ class Catalog:
         return self._kinds[kind]
 
 
-CATALOG: Final = Catalog((Timeout,))
+CATALOG: Final = Catalog(
+    (
+        Timeout,
+        Retry,
+        Breaker,
+        Throttle,
+        RateLimit,
+        Bulkhead,
+        AdaptiveLimit,
+        Hedge,
+        Fallback,
+        Cache,
+        SingleFlight,
+        Fault,
+    )
+)
 """Every policy of this package."""
 
 
@@ -136,26 +162,15 @@ def _entry(item: object, place: str, source: str) -> tuple[str, object]:
 
 
 def _settings(schema: type[PolicySettings], value: object, place: str, source: str) -> PolicySettings:
-    fields = {field.name: field for field in settings_of(schema)}
     if value is True:
-        values: Mapping[str, Any] = {}
-    elif isinstance(value, Mapping):
-        values = value
-    else:
-        values = {schema.positional(): value}
-    for name in values:
-        if name not in fields:
-            near = nearest(str(name), fields)
-            hint = f"did you mean {near}?" if near else f"there are {', '.join(fields)}"
-            raise ConfigError(f"{place}.{name}", None, "the name of a setting", source=source, hint=hint)
-    for name, field in fields.items():
-        if field.required and name not in values:
-            raise ConfigError(f"{place}.{name}", None, field.expected, source=source, hint="it must be given")
+        value = {}
+    elif not isinstance(value, Mapping):
+        value = {schema.positional(): value}
     try:
-        return schema(**values)
+        return read_table(schema, value)
     except ConfigError as error:
-        name = error.path.rpartition(" ")[2]
-        raise ConfigError(f"{place}.{name}", error.value, error.expected, source=source, hint=error.hint) from None
+        wrong = placed(error, place)
+        raise ConfigError(wrong.path, wrong.value, wrong.expected, source=source, hint=wrong.hint) from None
 
 
 def _classifier(value: object, place: str, source: str) -> Classifier:

@@ -1,0 +1,125 @@
+"""What all algorithms of a rate limit have in common.
+
+A *meter* is the state of one limit: of one user, one route, or everybody. The time is an argument, in seconds that
+only go up; a time before the last one is taken for the last one, so a late stamp gives no refill and no error.
+(golang.org/x/time/rate goes back instead, and earns the time between twice: golang/go issue 56287.)
+"""
+
+from abc import ABC, abstractmethod
+from math import inf
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+GRAIN: Final = 1e-9
+"""Seconds that do not count: what is due in less is due. A clock's resolution, and more than floats lose."""
+
+WHOLE: Final = 1e-6
+"""What a token may lack and be counted as a whole one."""
+
+
+class Terms(msgspec.Struct, frozen=True, eq=False):
+    """What a meter goes by; shared by all meters of a tier.
+
+    ``rate`` is per second. ``limit`` is what may be used at once: a bucket's burst, a window's count. A window is
+    ``period`` seconds long. ``warm_up`` and ``cold`` are for ``WarmUp``. ``text`` is what refusals say, ``name`` the
+    tier, ``since`` when these terms began to hold.
+    """
+
+    meter: "type[Meter]"
+    rate: float
+    limit: float
+    period: float = 1.0
+    warm_up: float = 0.0
+    cold: float = 3.0
+    text: str = ""
+    name: str = ""
+    since: float = -inf
+
+    def same(self, other: "Terms") -> bool:
+        """Whether ``other`` says the same, whenever it began."""
+        return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
+
+
+class Meter(ABC):
+    """The state of one limit. Begins with nothing used.
+
+    Where ``atomic`` is true each method is one step: no other thread can run between what it reads and what it
+    stores (see ``core.policy``), so no lock is needed. Else whoever uses it brings one. ``n`` is never negative.
+    """
+
+    __slots__ = ("seen", "terms")
+
+    atomic: ClassVar[bool] = True
+    bursts: ClassVar[bool] = True
+    """Whether ``Terms.limit`` is free to choose; else it is the count of the rate."""
+    terms: Terms
+    seen: float
+    """The latest time that was given."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self.seen = -inf
+
+    @abstractmethod
+    def take(self, now: float, n: float) -> bool:
+        """Use ``n`` now. False, and nothing has changed, when that is not possible, or ``n`` is no number."""
+
+    @abstractmethod
+    def reserve(self, now: float, n: float, patience: float) -> tuple[float, Any]:
+        """Use ``n`` as soon as possible, after those that have reserved before, if that is within ``patience``.
+
+        Returns the seconds to wait, ``inf`` when no wait would do, and a mark for ``cancel`` and ``settle``; no
+        mark (None) means that nothing was taken.
+        """
+
+    @abstractmethod
+    def cancel(self, now: float, n: float, when: float, mark: Any) -> float:
+        """A reservation of ``n`` for the time ``when`` will not be used: give back what can be given back.
+
+        That is nothing once ``when`` has passed. Those that have reserved after it keep their times; what they got
+        already is not given back a second time (CancelAt of golang.org/x/time/rate). Returns how much it was.
+        """
+
+    @abstractmethod
+    def settle(self, now: float, mark: Any, extra: float) -> None:
+        """A use turned out to be ``extra`` more than was taken, or less when negative."""
+
+    @abstractmethod
+    def left(self, now: float) -> float:
+        """How much could be used now; negative when more is reserved than there is."""
+
+    @abstractmethod
+    def reset(self, now: float) -> float:
+        """Seconds until nothing of what was used counts any more."""
+
+    def quota(self, now: float) -> dict[str, float]:
+        """What ``RateLimit-*`` headers tell: ``limit``, ``remaining`` whole ones, ``reset`` and ``period``, seconds."""
+        terms = self.terms
+        left = self.left(now)
+        return {
+            "limit": terms.limit,
+            "remaining": int(left + WHOLE) if left + WHOLE >= 1 else 0,
+            "reset": self.reset(now),
+            "period": terms.period,
+        }
+
+    def short(self, now: float, n: float) -> tuple[float, dict[str, float]]:
+        """How long until ``n`` could be used, as ``reserve`` tells it, and the quota; changes nothing."""
+        return self.reserve(now, n, -1.0)[0], self.quota(now)
+
+    @abstractmethod
+    def move(self, at: float, terms: Terms) -> None:
+        """Go by other terms from the time ``at`` on. What is left stays, as far as the new limit lets it."""
+
+    @abstractmethod
+    def rewind(self, seconds: float) -> None:
+        """The clock was set back by so many seconds: go on from there as if it had not been."""
+
+    @abstractmethod
+    def retire(self, now: float) -> bool:
+        """Close it for ever if a new one would do as well; whoever still has it will find that it gives nothing."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close it for ever, whatever it has."""
