@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.core.clock import VirtualClock
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.cache import Cache
 from resilience.loops import RunAsync
@@ -111,6 +112,29 @@ def test_what_is_forgotten_while_it_is_fetched_is_not_remembered(run_async: RunA
     run_async(main())
 
 
+def test_a_result_that_comes_after_everybody_has_left_is_not_remembered(run_async: RunAsync) -> None:
+    cache = Cache()
+
+    @cache
+    async def stubborn() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return "old"
+
+    async def main() -> None:
+        caller = start(stubborn)
+        await until(lambda: cache.snapshot()["loads"] == 1)
+        await cancelled(caller)
+        cache.invalidate_call(stubborn)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert cache.snapshot()["entries"] == 0
+
+    run_async(main())
+
+
 def test_what_is_forgotten_while_a_thread_fetches_it_is_not_remembered() -> None:
     may_end = threading.Event()
     asked: list[int] = []
@@ -186,3 +210,53 @@ def test_tasks_of_several_loops_share_what_is_remembered() -> None:
     for _ in range(3):
         assert asyncio.run(load()) == "answer"
     assert asked == [1]
+
+
+def test_what_an_execution_makes_unshared_is_not_remembered() -> None:
+    # Nobody could find it to say that it is out of date.
+    cache = Cache(key=lambda call: "same")
+    seen: list[int] = []
+
+    @cache
+    def nested(level: int) -> int:
+        if level == 0:
+            assert nested(1) == 1
+            seen.append(cache.snapshot()["entries"])
+        return level
+
+    @cache
+    async def nested_async(level: int) -> int:
+        if level == 0:
+            assert await nested_async(1) == 1
+            seen.append(cache.snapshot()["entries"])
+        return level
+
+    assert nested(0) == 0
+    cache.clear()
+    assert asyncio.run(nested_async(0)) == 0
+    assert seen == [0, 0]
+
+
+def test_refreshes_that_closed_loops_leave_behind_take_up_no_places() -> None:
+    cache, clock = Cache(10, stale=1000, refreshes=1, jitter=0), VirtualClock()
+    asked: list[int] = []
+    left: list[Any] = []
+
+    @Pipeline("x", cache, clock=clock)
+    async def load() -> int:
+        asked.append(1)
+        if len(asked) > 1:
+            await asyncio.sleep(10)
+        return len(asked)
+
+    for number in range(4):
+        loop = asyncio.new_event_loop()
+        assert loop.run_until_complete(load()) == 1
+        loop.run_until_complete(asyncio.sleep(0.001))
+        assert len(asked) == number + 1
+        left += asyncio.all_tasks(loop)
+        loop.close()
+        clock.advance(10)
+    for task in left:
+        task._log_destroy_pending = False  # it is what this test is about
+    assert cache.snapshot()["refreshing"] == 1

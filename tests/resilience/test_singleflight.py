@@ -76,6 +76,25 @@ class Wordy(Exception):
         super().__init__(f"code {code}")
 
 
+def test_those_who_wait_go_on_in_the_order_in_which_they_came(run_async: RunAsync) -> None:
+    policy, work = SingleFlight(), Work()
+    call = Pipeline("x", policy)(work)
+    order: list[int] = []
+
+    async def ask(number: int) -> None:
+        await call()
+        order.append(number)
+
+    async def main() -> None:
+        callers = [asyncio.ensure_future(ask(number)) for number in range(50)]
+        await until(lambda: policy.snapshot()["shared"] == 49 and work.begun)
+        work.finish(0, "answer")
+        await asyncio.gather(*callers)
+
+    run_async(main())
+    assert order == list(range(50))
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), Wordy(5)], ids=["copied", "shared"])
 def test_an_error_reaches_everybody_and_its_traceback_does_not_grow(run_async: RunAsync, error: Exception) -> None:
     witness, policy, work = Witness(), SingleFlight(), Work()
@@ -278,7 +297,7 @@ def test_executions_that_closed_loops_leave_behind_do_not_count_for_ever(monkeyp
         finally:
             await asyncio.sleep(10)
 
-    tasks = []
+    tasks: list[Any] = []
     for _ in range(4):
         loop = asyncio.new_event_loop()
         caller = loop.create_task(work())
@@ -288,7 +307,7 @@ def test_executions_that_closed_loops_leave_behind_do_not_count_for_ever(monkeyp
         loop.run_until_complete(asyncio.sleep(0.001))
         loop.close()
     for task in tasks:
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what this test is about
+        task._log_destroy_pending = False  # it is what this test is about
 
     async def main() -> dict[str, int]:
         callers = [asyncio.ensure_future(work()) for _ in range(2)]

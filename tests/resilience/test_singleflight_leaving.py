@@ -1,13 +1,15 @@
 """Who may leave a shared execution, when, and what becomes of it."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
 
 from holdfast.core.call import FAILED, IGNORED, OK
 from holdfast.core.clock import VirtualClock
-from holdfast.core.context import use_deadline
+from holdfast.core.context import deadline_within, use_deadline
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience import flights
@@ -219,6 +221,84 @@ def test_with_too_many_executions_on_their_way_out_calls_run_unshared(monkeypatc
         assert policy.snapshot()["under_way"] == 0
 
     asyncio.run(main())
+
+
+def test_executions_that_have_ended_do_not_count_as_on_their_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flights, "ENDING_LIMIT", 2)
+    policy, work = SingleFlight(), Work()
+    call = Pipeline("x", policy)(work)
+
+    async def main() -> None:
+        for number in range(5):
+            caller = start(call, number)
+            await turns()
+            assert await cancelled(caller)
+            await turns()
+        assert policy.snapshot()["executions"] == 5
+
+    asyncio.run(main())
+
+
+def test_an_execution_that_was_left_leaves_nothing_for_the_garbage_collector() -> None:
+    class Big:
+        pass
+
+    seen: list[weakref.ref[Big]] = []
+
+    @SingleFlight()
+    async def hang() -> None:
+        big = Big()
+        seen.append(weakref.ref(big))
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        caller = start(hang)
+        await until(lambda: seen)
+        assert await cancelled(caller)
+        del caller
+        await turns()
+        assert seen[0]() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
+class Watched:
+    """A loop whose timers are written down; those of uvloop itself cannot be asked for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def call_later(self, *args: Any) -> asyncio.TimerHandle:
+        self.timers.append(self._loop.call_later(*args))
+        return self.timers[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+def test_no_timer_outlives_its_call(run_async: RunAsync, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, work = SingleFlight(), Work()
+    call = Pipeline("x", policy)(work)
+
+    async def main() -> None:
+        watched = Watched(asyncio.get_running_loop())
+        monkeypatch.setattr("holdfast.resilience.flights.asyncio.get_running_loop", lambda: watched)
+        with deadline_within(3600):
+            callers = [start(call), start(call)]
+        await until(lambda: policy.snapshot()["shared"] == 1)
+        monkeypatch.undo()
+        await until(lambda: work.begun)
+        work.finish(0, "answer")
+        assert await asyncio.gather(*callers) == ["answer"] * 2
+        assert [timer.cancelled() for timer in watched.timers] == [True, True]
+
+    run_async(main())
 
 
 def test_a_task_factory_that_fails_leaves_nothing_to_wait_for() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.call import FAILED, OK
+from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.context import (
     Criticality,
@@ -153,6 +154,16 @@ def test_an_error_reaches_everybody_and_its_traceback_does_not_grow(copied: bool
     assert witness.verdicts == [FAILED] * 10
 
 
+def test_what_the_classifier_calls_a_failure_is_one_for_everybody() -> None:
+    work, policy, witness = Work("bad"), SingleFlight(), Witness()
+    call = Pipeline("x", witness, policy, classify=Classifier(failed=lambda result: result == "bad"))(work)
+    callers = [Caller(call) for _ in range(3)]
+    wait_for(lambda: policy.snapshot()["shared"] == 2)
+    work.may_end.set()
+    assert [caller.join() for caller in callers] == ["bad"] * 3
+    assert witness.verdicts == [FAILED] * 3
+
+
 def test_a_follower_waits_until_its_own_deadline() -> None:
     work, policy, witness = Work("answer"), SingleFlight(), Witness()
     call = Pipeline("x", witness, policy)(work)
@@ -238,7 +249,7 @@ def has_shared(policy: SingleFlight, number: int) -> bool:
 
 def test_who_is_let_down_too_often_runs_alone() -> None:
     policy = SingleFlight(key=lambda call: "same")
-    ends = [threading.Event() for _ in range(threadflights.ROUNDS)]
+    ends = [threading.Event() for _ in range(threadflights.ROUNDS + 1)]
     running: list[int] = []
 
     @Pipeline("x", policy)
@@ -249,22 +260,44 @@ def test_who_is_let_down_too_often_runs_alone() -> None:
         assert ends[number].wait(10)
         raise CallCancelled
 
-    leader: list[Caller] = [Caller(interrupted, 0)]
+    leaders: list[Caller] = [Caller(interrupted, 0)]
     wait_for(lambda: running == [0])
     follower = Caller(interrupted, -1)
     wait_for(lambda: policy.snapshot()["shared"] == 1)
     # Each next one gets in before the follower: it takes the place of the one before, as if that were forgotten.
     for number in range(1, threadflights.ROUNDS):
         policy.forget("same")
-        leader.append(Caller(interrupted, number))
+        leaders.append(Caller(interrupted, number))
         wait_for(partial(has, running, number))
         ends[number - 1].set()
         wait_for(partial(has_shared, policy, number + 1))
     policy.forget("same")
+    leaders.append(Caller(interrupted, threadflights.ROUNDS))
+    wait_for(partial(has, running, threadflights.ROUNDS))
+    ends[threadflights.ROUNDS - 1].set()
+    assert follower.join() == "alone"  # while the last leader is still at it
     ends[-1].set()
-    assert follower.join() == "alone"
-    assert all(isinstance(caller.join(), CallCancelled) for caller in leader)
+    assert all(isinstance(caller.join(), CallCancelled) for caller in leaders)
     assert policy.snapshot()["under_way"] == 0
+
+
+def test_an_execution_that_ends_just_before_it_is_joined_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, policy = Work("old", "new"), SingleFlight()
+    call = Pipeline("x", policy)(work)
+    leader = Caller(call)
+    wait_for(lambda: work.begun == 1)
+
+    class Slow(threading.Event):
+        """Takes so long to make that the leader is done."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            work.may_end.set()
+            leader.join()
+
+    monkeypatch.setattr("holdfast.resilience.threadflights.threading.Event", Slow)
+    assert call() == "new"
+    assert policy.snapshot() == {"executions": 2, "shared": 0, "abandoned": 0, "under_way": 0}
 
 
 def test_calls_that_matter_more_do_not_depend_on_those_that_matter_less() -> None:
@@ -292,6 +325,7 @@ def test_what_is_forgotten_begins_anew() -> None:
     old = Caller(call, 7)
     wait_for(lambda: work.begun == 1)
     assert policy.forget_call(call, 7)
+    assert not policy.forget_call(call, 7)
     assert not policy.forget_call(call, 8)
     new = [Caller(call, 7), Caller(call, 7)]
     wait_for(lambda: policy.snapshot()["shared"] == 1)
@@ -323,7 +357,8 @@ def test_an_execution_whose_thread_is_gone_is_begun_again(monkeypatch: pytest.Mo
     assert policy.snapshot()["under_way"] == 0
 
 
-def test_nothing_is_left_for_the_garbage_collector() -> None:
+@pytest.mark.parametrize("callers", [1, 3])
+def test_nothing_is_left_for_the_garbage_collector(callers: int) -> None:
     class Failure(Exception):
         pass
 
@@ -346,17 +381,17 @@ def test_nothing_is_left_for_the_garbage_collector() -> None:
     gc.disable()
     try:
         may_end = threading.Event()
-        threads = [threading.Thread(target=ask) for _ in range(3)]
+        threads = [threading.Thread(target=ask) for _ in range(callers)]
         for thread in threads:
             thread.start()
-        wait_for(lambda: policy.snapshot()["shared"] == 2)
+        wait_for(lambda: policy.snapshot()["shared"] == callers - 1)
         may_end.set()
         for thread in threads:
             thread.join()
         left = [weakref.ref(error) for error in errors]
-        assert [type(ref()) for ref in left] == [Failure] * 3
+        assert [type(ref()) for ref in left] == [Failure] * callers
         errors.clear()
-        assert [ref() for ref in left] == [None] * 3
+        assert [ref() for ref in left] == [None] * callers
     finally:
         gc.enable()
 

@@ -15,6 +15,7 @@ from holdfast.core.settings import FUNCTION, Errors, PolicySettings, Seconds, ab
 from holdfast.resilience.backoff import CHANCE, Chance
 from holdfast.resilience.flights import Flight, Flights
 from holdfast.resilience.keys import KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
+from holdfast.resilience.places import Places
 from holdfast.resilience.sieve import Sieve, Slot, Source
 from holdfast.resilience.threadflights import BUSY, ThreadFlight, ThreadFlights
 from holdfast.resilience.twin import twin
@@ -108,7 +109,7 @@ class Cache(Policy[CacheSettings]):
         self.served_stale = 0
         self.kept_stale = 0
         self.refreshes = 0
-        self.refreshing = 0
+        self._places = Places(settings.refreshes)
         self._sieve: Sieve[Entry] = Sieve(settings.entries)
         self._flights = Flights()
         self._thread_flights = ThreadFlights()
@@ -119,7 +120,7 @@ class Cache(Policy[CacheSettings]):
         self._stale = settings.stale
         self._useful = max(settings.stale, settings.stale_if_error)
         self._pause = settings.pause
-        self._at_once = settings.refreshes
+        self._places.limit = settings.refreshes
         self._refresh_timeout = settings.refresh_timeout
         self._negative = settings.negative
         self._negative_ttl = settings.negative_ttl
@@ -161,7 +162,7 @@ class Cache(Policy[CacheSettings]):
             "served_stale": self.served_stale,
             "kept_stale": self.kept_stale,
             "refreshes": self.refreshes,
-            "refreshing": self.refreshing,
+            "refreshing": self._places.taken,
             "evicted": self._sieve.evicted,
         }
 
@@ -223,11 +224,11 @@ class Cache(Policy[CacheSettings]):
             return self._succeeded(call, key, result, flight)
 
         if entry is not None and self._is_served(call, entry):
-            if self._may_refresh(call, entry):
+            if call.now >= entry.quiet_until and self._places.take():
                 try:
                     outcome = self._thread_flights.lead(call, key, self._limited(load))
                 finally:
-                    self.refreshing -= 1
+                    self._places.give_back()
                 if outcome is not BUSY:
                     return outcome
             return self._serve(entry)
@@ -259,7 +260,7 @@ class Cache(Policy[CacheSettings]):
             return self._succeeded(call, key, result, flight)
 
         if entry is not None and self._is_served(call, entry):
-            if self._may_refresh(call, entry):
+            if call.now >= entry.quiet_until and self._places.take():
                 self._start(call, key, load)
             return self._serve(entry)
         self.misses += 1
@@ -285,24 +286,14 @@ class Cache(Policy[CacheSettings]):
         entry.visited = True
         return entry.value
 
-    def _may_refresh(self, call: Call, entry: Entry) -> bool:
-        """Take one of the places for refreshes."""
-        if call.now >= entry.quiet_until and self.refreshing < self._at_once:
-            self.refreshing += 1
-            return True
-        return False
-
     def _start(self, call: Call, key: Hashable, load: Callable[[Call, Flight], Awaitable[Any]]) -> None:
         """Refresh in the background, in the place that was taken, unless somebody is at it."""
         task = self._flights.start(call, key, load, self.name, call.now + self._refresh_timeout)
         if task is None:
-            self.refreshing -= 1
+            self._places.give_back()
         else:
             self.refreshes += 1
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self.refreshing -= 1
+            self._places.keep_for(task)
 
     def _limited(self, load: Callable[[Call, ThreadFlight], Any]) -> Callable[[Call, ThreadFlight], Any]:
         """``load``, with the deadline of a refresh."""
