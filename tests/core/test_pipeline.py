@@ -598,8 +598,8 @@ def test_fragments_that_replace_an_exception_do_so() -> None:
         def _exit(self, call: Call, token: Any) -> None:
             raise AssertionError("not on this path")
 
-        def _failed(self, call: Call, token: Any, error: BaseException) -> None:
-            raise LookupError(token) from error
+        def _failed(self, call: Call, token: Any, error: BaseException) -> BaseException:
+            return LookupError(token)
 
     def fn() -> None:
         raise OSError

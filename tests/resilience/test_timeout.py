@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 import gc
 import threading
 import weakref
@@ -15,8 +16,9 @@ from holdfast.core.clock import SYSTEM, VirtualClock
 from holdfast.core.context import current_deadline, deadline_within, remaining
 from holdfast.core.errors import ConfigError, DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
-from holdfast.resilience.expiry import STALE_LIMIT, Lane, SortedLane
+from holdfast.resilience.expiry import STALE_LIMIT, Lane, Lanes, SortedLane
 from holdfast.resilience.timeout import Timeout
+from holdfast.testing import without_waiting
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -53,7 +55,7 @@ def test_a_call_in_time_is_left_alone_and_its_entry_is_gone() -> None:
 
     clock.run(main())
     assert timeout.snapshot() == {"seconds": 2.0, "expired": 0, "refused": 0}
-    assert [len(lane.entries) for lane in timeout._by_loop.values()] == [0]
+    assert [len(lane.entries) for lane in timeout._lanes.by_loop.values()] == [0]
 
 
 def test_each_of_many_calls_ends_at_its_own_deadline() -> None:
@@ -300,8 +302,9 @@ def test_new_seconds_hold_for_the_next_call_and_old_calls_keep_theirs() -> None:
         with pytest.raises(DeadlineExceeded, match=r"0\.5 s"):
             await pipeline.acall(asyncio.sleep, 60)
         assert clock.now() == pytest.approx(1.5, abs=0.002)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded, match="longer than 5 s") as caught:
             await old
+        assert caught.value.snapshot["seconds"] == 5.0
         assert clock.now() == pytest.approx(5.0, abs=0.002)
 
     clock.run(main())
@@ -398,7 +401,7 @@ def test_a_thread_that_runs_one_loop_after_the_other_finds_the_right_one() -> No
         return "not ended"
 
     assert [asyncio.run(main()) for _ in range(5)] == ["ended"] * 5
-    assert len(timeout._by_loop) == 1, "closed loops are forgotten"
+    assert len(timeout._lanes.by_loop) == 1, "closed loops are forgotten"
 
 
 def test_a_loop_that_moves_to_another_thread_takes_its_calls_along() -> None:
@@ -477,7 +480,108 @@ def test_the_heap_of_foreign_deadlines_stays_small() -> None:
         with deadline_within(50, now=clock.now()):
             for _ in range(1000):
                 await pipeline.acall(asyncio.sleep, 0)
-        (lane,) = timeout._by_loop.values()
+        (lane,) = timeout._lanes.by_loop.values()
         assert len(lane.of_any_deadline()._heap) <= STALE_LIMIT + 2
 
     clock.run(main())
+
+
+def test_each_clock_on_a_loop_is_gone_by() -> None:
+    timeout = Timeout(0.05)
+    pipeline = Pipeline("x", timeout)
+
+    async def main() -> None:
+        with without_waiting(pipeline):
+            await pipeline.acall(asyncio.sleep, 0)
+        async with asyncio.timeout(10):
+            with pytest.raises(DeadlineExceeded):
+                await pipeline.acall(asyncio.sleep, 60)
+
+    asyncio.run(main())
+
+
+def test_lanes_of_threads_that_ended_are_forgotten() -> None:
+    timeout = Timeout(5.0)
+    together = threading.Barrier(10)
+
+    def serve() -> None:
+        asyncio.run(timeout.acall(asyncio.sleep, 0))
+        together.wait(10)
+
+    threads = [threading.Thread(target=serve) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    asyncio.run(timeout.acall(asyncio.sleep, 0))
+    assert len(timeout._lanes.by_thread) == 1
+
+
+def test_a_lane_never_mixes_old_seconds_with_new_ones() -> None:
+    clock = virtual()
+    timeout = Timeout(50.0)
+    pipeline = Pipeline("x", timeout, clock=clock)
+    new = Lanes(1.0)
+    taken: list[Lane] = []
+
+    class Changing(dict[int, Lane]):
+        """Another thread updates the settings just when a call has begun to look for its lane."""
+
+        def get(self, ident: int, default: Any = None) -> Any:
+            timeout._seconds, timeout._lanes = 1.0, new
+            return super().get(ident, default)
+
+    async def main() -> None:
+        timeout._lanes.by_thread = Changing()
+        began = asyncio.create_task(pipeline.acall(asyncio.sleep, 60))
+        await asyncio.sleep(0)
+        taken.extend(new.by_loop.values())
+        with pytest.raises(DeadlineExceeded):
+            await pipeline.acall(asyncio.sleep, 60)
+        assert clock.now() == pytest.approx(1.0, abs=0.002)
+        began.cancel()
+
+    clock.run(main())
+    assert taken == []
+
+
+def test_a_coroutine_may_be_closed_from_outside_its_task() -> None:
+    timeout = Timeout(5.0)
+    coroutine = timeout.acall(asyncio.sleep, 60)
+
+    async def begin() -> None:
+        coroutine.send(None)
+
+    async def main() -> None:
+        await asyncio.get_running_loop().create_task(begin(), context=contextvars.copy_context())
+
+    asyncio.run(main())
+    coroutine.close()
+    (lane,) = timeout._lanes.by_loop.values()
+    assert not lane.entries
+
+
+@pytest.mark.parametrize("expires", [True, False])
+def test_a_task_that_failed_is_freed_without_the_collector(expires: bool) -> None:
+    class Thing: ...
+
+    async def fail(thing: Thing) -> None:
+        await asyncio.sleep(60 if expires else 0)
+        raise ValueError
+
+    async def main() -> None:
+        thing = Thing()
+        reference = weakref.ref(thing)
+        task = asyncio.create_task(Timeout(0.01).acall(fail, thing))
+        del thing
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), DeadlineExceeded if expires else ValueError)
+        del task
+        assert reference() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()

@@ -50,13 +50,13 @@ class Around(NamedTuple):
     """Something before and something after what is inside.
 
     ``enter`` returns a token or refuses by raising; with ``waits`` in async code it is awaited. ``exit`` gets the
-    token back. ``failed``, if there is one, is called instead of ``exit`` when an exception passes, and may raise
-    another in its place. ``release`` stands for an ``exit`` that needs the token only, and may be a C function.
+    token back. ``failed``, if there is one, is called instead of ``exit`` when an exception passes, and may return
+    another to raise in its place. ``release`` stands for an ``exit`` that needs the token only, perhaps a C function.
     """
 
     enter: Callable[[Call], Any]
     exit: Callable[[Call, Any], None] | None = None
-    failed: Callable[[Call, Any, BaseException], None] | None = None
+    failed: Callable[[Call, Any, BaseException], BaseException | None] | None = None
     release: Callable[[Any], None] | None = None
     waits: bool = False
 
@@ -237,16 +237,22 @@ def _around(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> 
         return [f"{wait}enter{number}(call)", *body]
     after = [f"exit{number}(call, token{number})"] if "exit" in parts else []
     after += [f"release{number}(token{number})"] if "release" in parts else []
-    failed = "failed" in parts
-    return [
-        f"token{number} = {wait}enter{number}(call)",
-        "try:",
-        *_indented(body),
-        f"except BaseException{' as error' if failed else ''}:",
-        *_indented([f"failed{number}(call, token{number}, error)"] if failed else after),
-        "    raise",
-        *after,
-    ]
+    token = f"token{number}"
+    caught = ["except BaseException:", *_indented(after), "    raise"]
+    if "failed" in parts:
+        # The traceback keeps this frame, so the frame must keep neither the token (it may hold the task, which holds
+        # the exception) nor the other exception: only the garbage collector would free them.
+        caught = [
+            "except BaseException as error:",
+            f"    {token} = failed{number}(call, {token}, error)",
+            "    try:",
+            f"        if {token} is None:",
+            "            raise",
+            f"        raise {token} from error",
+            "    finally:",
+            f"        del {token}",
+        ]
+    return [f"{token} = {wait}enter{number}(call)", "try:", *_indented(body), *caught, *after]
 
 
 def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:

@@ -19,8 +19,8 @@ LEAST_DELAY: Final = 0.001
 STALE_LIMIT: Final = 64
 """Entries of calls that are done which a ``SortedLane`` may hold beyond the number of those under way."""
 
-Entry = tuple[float, "asyncio.Task[Any]", int, Token[float], dict[Hashable, Any]]
-"""Deadline, task, cancellations it had pending, the token that resets the ambient deadline, the lane's entries."""
+Entry = tuple[float, "asyncio.Task[Any]", int, Token[float], "Lane"]
+"""Deadline, task, cancellations it had pending, the token that resets the ambient deadline, the lane it is in."""
 
 if sys.version_info >= (3, 12):
     task_of: Callable[[asyncio.AbstractEventLoop], "asyncio.Task[Any] | None"] = asyncio.current_task
@@ -36,11 +36,12 @@ class Lane:
     its task was cancelled once.
     """
 
-    __slots__ = ("any_deadline", "clock", "due", "entries", "loop", "timer")
+    __slots__ = ("any_deadline", "clock", "due", "entries", "loop", "seconds", "timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, seconds: float) -> None:
         self.loop = loop
         self.clock = clock
+        self.seconds = seconds
         self.entries: dict[Hashable, Entry] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.due = inf
@@ -49,7 +50,7 @@ class Lane:
     def of_any_deadline(self) -> "SortedLane":
         """The lane beside this one, for deadlines that come from elsewhere."""
         if self.any_deadline is None:
-            self.any_deadline = SortedLane(self.loop, self.clock)
+            self.any_deadline = SortedLane(self.loop, self.clock, self.seconds)
         return self.any_deadline
 
     def add(self, call: Hashable, entry: Entry) -> None:
@@ -92,8 +93,8 @@ class SortedLane(Lane):
 
     __slots__ = ("_count", "_heap")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        super().__init__(loop, clock)
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, seconds: float) -> None:
+        super().__init__(loop, clock, seconds)
         self._heap: list[tuple[float, int, Hashable, Entry]] = []
         self._count = 0
 
@@ -118,3 +119,39 @@ class SortedLane(Lane):
                 overdue.append(call)
             heapq.heappop(self._heap)
         return overdue, inf
+
+
+class Lanes:
+    """The lanes for calls of ``seconds``: one for each event loop, and each clock in use there. Safe from any thread.
+
+    New seconds mean new lanes, since a lane holds equal durations only; the old ones run empty.
+    """
+
+    __slots__ = ("by_loop", "by_thread", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.by_thread: dict[int, Lane] = {}
+        self.by_loop: dict[tuple[asyncio.AbstractEventLoop, int], Lane] = {}
+
+    def here(self, clock: Clock, ident: int) -> Lane:
+        """The lane of the loop that runs here, remembered for the next call of this thread.
+
+        Loops other than asyncio's (uvloop) do not tell their thread, and are looked for at each call.
+        """
+        loop = asyncio.get_running_loop()
+        lane = self.by_loop.get((loop, id(clock)))  # the lane keeps the clock, so the id stays its own
+        if lane is None:
+            self._forget_closed()
+            lane = self.by_loop[loop, id(clock)] = Lane(loop, clock, self.seconds)
+        if hasattr(loop, "_thread_id"):
+            self.by_thread[ident] = lane
+        return lane
+
+    def _forget_closed(self) -> None:
+        for key, lane in tuple(self.by_loop.items()):
+            if lane.loop.is_closed():
+                self.by_loop.pop(key, None)
+        for ident, lane in tuple(self.by_thread.items()):
+            if lane.loop.is_closed():
+                self.by_thread.pop(ident, None)

@@ -11,7 +11,7 @@ from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Fused, accepts
 from holdfast.core.settings import PolicySettings, Seconds, about
-from holdfast.resilience.expiry import Entry, Lane, task_of
+from holdfast.resilience.expiry import Entry, Lane, Lanes, task_of
 
 
 class TimeoutSettings(PolicySettings, frozen=True):
@@ -41,9 +41,7 @@ class Timeout(Fused[TimeoutSettings]):
 
     def apply(self, settings: TimeoutSettings) -> None:
         self._seconds = float(settings.seconds)
-        # A lane holds equal durations only, so new seconds mean new lanes; the old ones run empty.
-        self._lanes: dict[int, Lane] = {}
-        self._by_loop: dict[asyncio.AbstractEventLoop, Lane] = {}
+        self._lanes = Lanes(self._seconds)
 
     def snapshot(self) -> dict[str, Any]:
         return {"seconds": self._seconds, "expired": self.expired, "refused": self.refused}
@@ -63,19 +61,19 @@ class Timeout(Fused[TimeoutSettings]):
         return set_deadline(deadline)
 
     def _enter_task(self, call: Call) -> Entry:
-        deadline = call.now + self._seconds
         ident = get_ident()
-        lane = self._lanes.get(ident)
+        lanes = self._lanes
+        lane = lanes.by_thread.get(ident)
         # The private attribute of asyncio's own loops says whether this thread still runs that loop.
-        if lane is None or lane.loop._thread_id != ident:  # type: ignore[attr-defined]
-            lane = self._lane(call, ident)
+        if lane is None or lane.loop._thread_id != ident or lane.clock is not call.clock:  # type: ignore[attr-defined]
+            lane = lanes.here(call.clock, ident)
+        deadline = call.now + lane.seconds  # ours may be newer than the lane
         if deadline >= call.deadline:
             return self._enter_outer(call, lane)
         task = task_of(lane.loop)
         if task is None:
             raise self._outside()
-        entries = lane.entries
-        entries[call] = entry = (deadline, task, task.cancelling(), set_deadline(deadline), entries)
+        lane.entries[call] = entry = (deadline, task, task.cancelling(), set_deadline(deadline), lane)
         if lane.timer is None:  # what Lane.add does, without the call
             lane.arm(deadline)
         call.deadline = deadline
@@ -90,7 +88,7 @@ class Timeout(Fused[TimeoutSettings]):
         task = task_of(lane.loop)
         if task is None:
             raise self._outside()
-        entry = (deadline, task, task.cancelling(), set_deadline(deadline), lane.entries)
+        entry = (deadline, task, task.cancelling(), set_deadline(deadline), lane)
         lane.add(call, entry)
         return entry
 
@@ -99,38 +97,25 @@ class Timeout(Fused[TimeoutSettings]):
 
     def _exit_task(self, call: Call, entry: Entry) -> None:
         reset_deadline(entry[3])
-        if entry[4].pop(call, None) is None:
+        if entry[4].entries.pop(call, None) is None:
             self.expired += 1
             entry[1].uncancel()
 
-    def _fail_task(self, call: Call, entry: Entry, error: BaseException) -> None:
-        _, task, pending, token, entries = entry
-        reset_deadline(token)
-        if entries.pop(call, None) is None:
+    def _fail_task(self, call: Call, entry: Entry, error: BaseException) -> DeadlineExceeded | None:
+        deadline, task, pending, token, lane = entry
+        expired = lane.entries.pop(call, None) is None
+        try:
+            reset_deadline(token)
+        except ValueError:  # a coroutine that nobody awaits any more is closed from outside its task
+            return None
+        if expired:
             self.expired += 1
             if task.uncancel() <= pending and isinstance(error, asyncio.CancelledError):
-                raise DeadlineExceeded(self.name, self._lateness(call, entry), None, self.snapshot()) from error
-
-    def _lateness(self, call: Call, entry: Entry) -> str:
-        if call.deadline == current_deadline():
-            return "the deadline around the call passed"
-        return f"took longer than {self._seconds:g} s"
+                ours = deadline != current_deadline()
+                reason = f"took longer than {lane.seconds:g} s" if ours else "the deadline around the call passed"
+                return DeadlineExceeded(self.name, reason, None, {**self.snapshot(), "seconds": lane.seconds})
+        return None
 
     def _refusal(self) -> DeadlineExceeded:
         self.refused += 1
         return DeadlineExceeded(self.name, "the deadline had passed before the call began", None, self.snapshot())
-
-    def _lane(self, call: Call, ident: int) -> Lane:
-        """The lane of the loop that runs here, remembered for the next call of this thread.
-
-        Loops other than asyncio's (uvloop) do not tell their thread, and are looked for at each call.
-        """
-        loop = asyncio.get_running_loop()
-        lane = self._by_loop.get(loop)
-        if lane is None:
-            for known in [known for known in tuple(self._by_loop) if known.is_closed()]:
-                self._by_loop.pop(known, None)
-            lane = self._by_loop[loop] = Lane(loop, call.clock)
-        if hasattr(loop, "_thread_id"):
-            self._lanes[ident] = lane
-        return lane
