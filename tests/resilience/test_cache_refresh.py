@@ -162,7 +162,11 @@ def test_the_refreshes_at_the_same_time_are_bounded() -> None:
         await turns()
         assert work.begun[10:] == [0, 1, 2, 3]
         assert cache.snapshot()["refreshing"] == 3
-        for number in (11, 12, 13):
+        cache.update(refreshes=4)
+        await call(4)
+        await turns()
+        assert work.begun[10:] == [0, 1, 2, 3, 4]
+        for number in (11, 12, 13, 14):
             work.finish(number, "new")
         await turns()
 

@@ -47,6 +47,8 @@ def test_a_task_that_a_closed_loop_left_behind_holds_its_place_only_until_it_is_
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what this test is about
     assert places.take()
     assert places.taken == 1
+    places._leave(task)  # another thread saw it too
+    assert places.taken == 1
 
 
 @pytest.mark.usefixtures("switching_often")
