@@ -295,6 +295,15 @@ def test_a_guarded_block_is_judged_like_a_function(options: dict[str, Any]) -> N
     assert bench.breaker.state_of("k") == "open"
 
 
+@pytest.mark.parametrize("per_key", [False, True])
+def test_a_guarded_block_that_takes_long_is_slow(per_key: bool) -> None:
+    bench = Bench("off", slow_call=1.0, slow_rate=1.0, min_calls=3, window=60.0, per_key=per_key)
+    for _ in range(3):
+        with bench.pipeline.guard(key="k"):
+            bench.clock.advance(2)
+    assert bench.breaker.state_of("k") == "open"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -276,6 +276,19 @@ def test_calls_under_way_count_when_settings_change(options: dict[str, Any], cha
     assert (seen["calls"], seen["failed"], seen["late"]) == (5, 4, 0)
 
 
+def test_a_window_of_another_size_holds_as_much_as_it_says() -> None:
+    bench = Bench()
+    bench.fail(3)
+    bench.breaker.update(window=60.0, buckets=6)
+    bench.clock.advance(40)
+    assert bench.breaker.snapshot()["calls"] == 3
+    counted = Bench(last=50)
+    counted.fail(10)
+    counted.breaker.update(last=4, min_calls=4, failure_rate=1.0)
+    counted.succeed()
+    assert counted.breaker.snapshot()["failed"] == 3
+
+
 @pytest.mark.parametrize(("options", "changes"), [({}, {"last": 50}), ({"last": 50}, {"last": None})])
 def test_a_window_of_another_kind_begins_empty(options: dict[str, Any], changes: dict[str, Any]) -> None:
     bench = Bench(**options)

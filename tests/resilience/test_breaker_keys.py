@@ -41,9 +41,9 @@ def test_calls_without_a_key_have_one_in_common() -> None:
 
 
 def test_the_duration_of_calls_counts_for_each_key() -> None:
-    bench = keyed(slow_call=1.0, min_calls=2, consecutive=None)
-    bench.succeed(2, seconds=2, key="a")
-    bench.succeed(2, seconds=0.5, key="b")
+    bench = keyed(slow_call=1.0, slow_rate=1.0, min_calls=3, consecutive=None, window=60.0)
+    bench.succeed(3, seconds=2, key="a")
+    bench.succeed(3, seconds=0.5, key="b")
     assert (bench.breaker.state_of("a"), bench.breaker.state_of("b")) == ("open", "closed")
 
 
@@ -144,6 +144,32 @@ def test_new_settings_hold_for_every_key() -> None:
     assert bench.breaker.state_of(9) == "open"
     bench.fail(2, key="new")
     assert bench.breaker.state_of("new") == "open"
+
+
+def test_an_open_breaker_that_begins_to_tell_keys_apart_is_closed_for_each() -> None:
+    bench = Bench("off", consecutive=3)
+    bench.fail(3)
+    bench.breaker.update(per_key=True)
+    assert bench.succeed(key="a") == 1
+    bench.breaker.update(per_key=False)
+    assert bench.succeed(key="a") == 0
+
+
+def test_observing_it_refuses_no_key() -> None:
+    bench = keyed(observe=True)
+    assert bench.fail(5, key="a") == 5
+    assert bench.breaker.state_of("a") == "open"
+    seen = bench.breaker.snapshot()
+    assert (seen["observed"], seen["refused"], seen["opened"]) == (2, 0, 1)
+
+
+def test_a_key_that_was_in_use_long_ago_is_forgotten() -> None:
+    bench = keyed(keys=4)
+    bench.fail(2, key="a")
+    for number in range(10):
+        bench.succeed(key=number)
+    bench.fail(1, key="a")
+    assert bench.breaker.state_of("a") == "closed"
 
 
 def test_it_may_tell_keys_apart_from_now_on_or_no_more() -> None:
