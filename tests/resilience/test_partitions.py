@@ -16,8 +16,9 @@ from holdfast.core.pipeline import Pipeline
 from holdfast.resilience import permits
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.catalog import CATALOG, build
-from holdfast.resilience.partitions import LISTED_LIMIT, part_of
+from holdfast.resilience.partitions import LISTED_LIMIT, Partition, part_of
 from holdfast.resilience.permits import KEPT
+from holdfast.resilience.waiters import TaskWaiter
 from resilience.room import Room, settle
 
 
@@ -208,6 +209,82 @@ def test_names_in_which_nobody_is_are_forgotten_and_those_in_use_are_not() -> No
     assert {"busy", "listed"} <= {partition.key for partition in bulkhead.partitions}
     assert fill(bulkhead, "busy") == []
     leave(bulkhead, held)
+    assert bulkhead.in_flight == 0
+
+
+class ForgettingNames(dict[Any, Partition]):
+    """Makes the first partition that somebody looks up be forgotten, just after he has found it."""
+
+    done = False
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        if not self.done and found is not None:
+            self.done = True
+            assert found.retire()
+            del self[key]
+        return found
+
+
+@pytest.mark.parametrize("queue", [0, 1])
+def test_whoever_has_found_a_partition_that_is_forgotten_in_that_moment_gets_the_new_one(queue: int) -> None:
+    bulkhead = Bulkhead(10, queue=queue, partitions={"*": 1})
+    leave(bulkhead, fill(bulkhead, "a"))
+    bulkhead._named = ForgettingNames(bulkhead._named)
+    token = bulkhead.admit(bare_call(key="a"))
+    assert isinstance(token, Partition)
+    assert (token is bulkhead._named["a"], token.in_flight, token.retired) == (True, 1, False)
+    assert fill(bulkhead, "a") == []
+    leave(bulkhead, [token])
+    assert (bulkhead.in_flight, token.in_flight) == (0, 0)
+
+
+def test_a_name_that_only_waits_is_not_forgotten() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5, max_wait=10, partitions={"*": 1.0})
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        held, waiting = room.call("held", key="held"), room.call("waiting", key="waiting")
+        await settle()
+        bulkhead._sweep_at = 0
+        assert fill(bulkhead, "new") == []
+        assert {partition.key for partition in bulkhead.partitions} == {"held", "waiting", "new"}
+        room.finish("held")
+        room.finish("waiting")
+        assert list(await asyncio.gather(held, waiting)) == ["held", "waiting"]
+
+    clock.run(main())
+
+
+def test_nobody_comes_between_a_larger_share_and_those_who_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(9, queue=9, max_wait=10, partitions={"a": 1})
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+    refusals: list[BulkheadFull] = []
+    wake = TaskWaiter.wake
+
+    def wake_and_let_somebody_come(waiter: TaskWaiter) -> bool:
+        with pytest.raises(BulkheadFull) as caught:
+            bulkhead.enter(bare_call(key="a"))
+        refusals.append(caught.value)
+        return wake(waiter)
+
+    async def main() -> None:
+        bulkhead.update(queue=81)
+        calls = [room.call(number, key="a") for number in range(4)]
+        await settle()
+        monkeypatch.setattr(TaskWaiter, "wake", wake_and_let_somebody_come)
+        bulkhead.update(partitions={"a": 4})
+        monkeypatch.undo()
+        await settle()
+        assert room.inside == [0, 1, 2, 3]
+        for number in range(4):
+            room.finish(number)
+        await asyncio.gather(*calls)
+
+    clock.run(main())
+    assert len(refusals) == 3
     assert bulkhead.in_flight == 0
 
 

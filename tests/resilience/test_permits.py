@@ -1,187 +1,28 @@
-"""The bookkeeping of permits against a slow model, and under threads and loops that do everything at once."""
+"""The bookkeeping of permits under threads and loops that do everything at once, and in its narrowest moments."""
 
 import asyncio
 import random
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from core.test_one_step import stores_after_a_switch
 from holdfast.core.call import bare_call
-from holdfast.core.clock import VirtualClock
+from holdfast.core.clock import SYSTEM, VirtualClock
 from holdfast.core.context import deadline_within
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead
-from holdfast.resilience.permits import STANDING
+from holdfast.resilience.partitions import Partition
+from holdfast.resilience.permits import Permits
+from holdfast.resilience.waiters import GRANTED, LEFT, ThreadWaiter, Waiter
 
 THREADS = 50
-MAX_WAIT = 1.0
-SETTLED = 12
-"""Turns of the loop in which everything that can happen without time has happened."""
-
-
-class Model:
-    """What a bulkhead should do, in lists that are searched from the front each time."""
-
-    def __init__(self, limit: int, queue: int, order: str, caps: dict[str, int]) -> None:
-        self.limit = limit
-        self.queue = queue
-        self.order = order
-        self.caps = caps
-        self.running: list[tuple[int, str]] = []
-        self.waiting: list[tuple[int, str, float]] = []
-        self.turns: list[str] = []
-        self.refused: set[int] = set()
-        self.waiting_since: float | None = None
-
-    def cap(self, name: str) -> int:
-        return self.caps.get(name, 10**9)
-
-    def places(self, name: str) -> int:
-        return -(-self.queue * min(self.cap(name), self.limit) // self.limit)
-
-    def fits(self, name: str) -> bool:
-        return len(self.running) < self.limit and sum(part == name for _, part in self.running) < self.cap(name)
-
-    def newest_first(self, now: float) -> bool:
-        standing = self.waiting_since is not None and now - self.waiting_since > STANDING
-        return self.order == "lifo" or (self.order == "adaptive" and standing)
-
-    def of(self, name: str) -> list[tuple[int, str, float]]:
-        return [waiter for waiter in self.waiting if waiter[1] == name]
-
-    def call(self, number: int, name: str, now: float) -> None:
-        if self.fits(name):
-            self.running.append((number, name))
-            return
-        full = len(self.waiting) >= self.queue or len(self.of(name)) >= self.places(name)
-        if self.queue and full and self.of(name) and self.newest_first(now):
-            self.refused.add(self.remove(self.of(name)[0]))
-            full = False
-        if full or not self.queue:
-            self.refused.add(number)
-            return
-        self.waiting.append((number, name, now + MAX_WAIT))
-        if name not in self.turns:
-            self.turns.append(name)
-        if self.waiting_since is None:
-            self.waiting_since = now
-
-    def remove(self, waiter: tuple[int, str, float]) -> int:
-        self.waiting.remove(waiter)
-        if not self.of(waiter[1]):
-            self.turns.remove(waiter[1])
-        return waiter[0]
-
-    def end(self, number: int, now: float) -> None:
-        self.running = [call for call in self.running if call[0] != number]
-        for waiter in [waiter for waiter in self.waiting if waiter[0] == number]:
-            self.remove(waiter)
-        self.serve(now)
-
-    def serve(self, now: float) -> None:
-        while name := next((name for name in self.turns if self.fits(name)), None):
-            self.turns.remove(name)
-            self.turns.append(name)
-            waiter = self.of(name)[-1 if self.newest_first(now) else 0]
-            self.remove(waiter)
-            self.running.append(waiter[:2])
-        self.look()
-
-    def look(self) -> None:
-        if not self.waiting:
-            self.waiting_since = None
-
-    def pass_time(self, now: float) -> None:
-        for waiter in [waiter for waiter in self.waiting if waiter[2] <= now + 1e-9]:
-            self.refused.add(self.remove(waiter))
-        self.look()
-
-
-operations = st.lists(
-    st.one_of(
-        st.tuples(st.just("call"), st.sampled_from("abc")),
-        st.tuples(st.sampled_from(["finish", "cancel", "finish the newest"]), st.integers(0, 20)),
-        st.tuples(st.just("time"), st.sampled_from([0.03, 0.07, 0.4])),
-        st.tuples(st.just("limit"), st.integers(1, 4)),
-    ),
-    max_size=40,
-)
-tables: st.SearchStrategy[dict[str, int]] = st.one_of(
-    st.just({}), st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1)
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(operations, st.integers(1, 3), st.integers(0, 5), st.sampled_from(["fifo", "lifo", "adaptive"]), tables)
-def test_permits_and_places_go_as_in_the_slow_model(
-    todo: list[tuple[str, Any]], limit: int, queue: int, order: Any, caps: dict[str, int]
-) -> None:
-    clock = VirtualClock(start=0.0)
-    caps = {name: min(cap, limit) for name, cap in caps.items()}
-    bulkhead = Bulkhead(limit, queue=queue, max_wait=MAX_WAIT, order=order, partitions=dict(caps))
-    model = Model(limit, queue, order, caps)
-    pipeline = Pipeline("x", bulkhead, clock=clock)
-    inside: list[int] = []
-    refused: set[int] = set()
-    doors: dict[int, asyncio.Event] = {}
-    tasks: dict[int, asyncio.Task[None]] = {}
-
-    async def one(number: int, name: str) -> None:
-        async def stay() -> None:
-            inside.append(number)
-            try:
-                await doors[number].wait()
-            finally:
-                inside.remove(number)
-
-        try:
-            await pipeline.bind(key=name).acall(stay)
-        except BulkheadFull:
-            refused.add(number)
-
-    async def main() -> None:
-        for operation, value in todo:
-            now = clock.now()
-            if operation == "call":
-                number = len(tasks)
-                doors[number] = asyncio.Event()
-                tasks[number] = asyncio.ensure_future(one(number, value))
-                model.call(number, value if value in caps else "everybody else", now)
-            elif operation == "time":
-                await asyncio.sleep(value)
-                model.pass_time(clock.now())
-            elif operation == "limit":
-                model.limit = max([value, *caps.values()])
-                bulkhead.update(limit=model.limit)
-                model.serve(now)
-            else:
-                under_way = [number for number, task in tasks.items() if not task.done()]
-                if operation != "cancel":
-                    under_way = [number for number in under_way if number in inside]
-                if not under_way:
-                    continue
-                number = under_way[-1] if operation == "finish the newest" else under_way[value % len(under_way)]
-                tasks[number].cancel() if operation == "cancel" else doors[number].set()
-                model.end(number, now)
-            for _ in range(SETTLED):
-                await asyncio.sleep(0)
-            assert sorted(inside) == sorted(number for number, _ in model.running)
-            assert refused == model.refused
-            assert (bulkhead.in_flight, bulkhead.queued) == (len(model.running), len(model.waiting))
-        for door in doors.values():
-            door.set()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
-        assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
-        assert all(not (part.in_flight or part.queued or len(part.line)) for part in bulkhead.partitions)
-
-    clock.run(main())
 
 
 class Meter:
@@ -379,3 +220,80 @@ def test_giving_a_permit_back_never_blocks_even_while_the_lock_is_held() -> None
     waiter.join(10)
     assert passed.is_set()
     assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
+
+
+def test_a_permit_that_comes_back_just_before_the_lock_is_released_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bulkhead = Bulkhead(2, queue=2, max_wait=30)
+    calls = [bare_call(), bare_call()]
+    tokens = [bulkhead.enter(call) for call in calls]
+    passed = threading.Semaphore(0)
+    waiters = [threading.Thread(target=lambda: bulkhead.call(passed.release)) for _ in range(2)]
+    for number, waiter in enumerate(waiters):
+        waiter.start()
+        while bulkhead.queued <= number:
+            assert waiter.is_alive()
+    news = Permits._news
+
+    def news_while_another_call_ends(permits: Permits) -> Any:
+        if calls:
+            bulkhead.exit(calls.pop(), tokens.pop())
+        return news(permits)
+
+    monkeypatch.setattr(Permits, "_news", news_while_another_call_ends)
+    bulkhead.exit(calls.pop(), tokens.pop())
+    for waiter in waiters:
+        waiter.join(10)
+    assert passed.acquire(blocking=False)
+    assert passed.acquire(blocking=False)
+    assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
+
+
+def test_a_waiter_that_has_just_given_up_and_still_stands_in_line_is_passed_by() -> None:
+    bulkhead = Bulkhead(1, queue=2, max_wait=30)
+    token = bulkhead.enter(bare_call())
+    gone, next_one = (ThreadWaiter(bulkhead._everybody, SYSTEM.now(), inf) for _ in range(2))
+    for waiter in (gone, next_one):
+        bulkhead._join(waiter, SYSTEM)
+    assert gone.leave()  # as a thread does that has not come to leave the line
+    bulkhead.exit(bare_call(), token)
+    assert (gone.stage, next_one.stage) == (LEFT, GRANTED)
+    assert (bulkhead.in_flight, bulkhead.queued) == (1, 0)
+
+
+def test_the_quick_way_is_taken_again_once_nobody_waits() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=2, max_wait=1000)
+    pipeline = Pipeline("x", bulkhead, clock=clock)
+
+    async def main() -> None:
+        await asyncio.gather(*(pipeline.acall(asyncio.sleep, 0.01) for _ in range(3)))
+        assert bulkhead._plain
+        timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert all(timer.cancelled() for timer in timers)
+
+    clock.run(main())
+    assert bulkhead.waited == 2
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Permits._take,
+        Permits._begin,
+        Permits._give_up_place,
+        Permits._give_back,
+        Permits._transfer,
+        Permits._hand,
+        Permits._drop,
+        Waiter.leave,
+        Waiter.recall,
+        Waiter.push_out,
+        Partition.retire,
+        Bulkhead.admit,
+    ],
+    ids=lambda step: step.__qualname__,
+)
+def test_what_has_to_be_one_step_is_one(step: Callable[..., Any]) -> None:
+    assert stores_after_a_switch(step) == []

@@ -94,7 +94,7 @@ class Permits:
         """
         with self._permit_lock:
             if self.queued:
-                self._open = self._limit = -1  # newcomers have to wait for the lock
+                self._limit = -1  # newcomers of partitions that are made larger have to wait for the lock
             self._plan = plan
             for key in plan.shares.keys() - self._named.keys() - {EACH}:
                 self._named[key] = Partition(key)
@@ -215,8 +215,7 @@ class Permits:
             self._unplace(partition)
             if waiter.until > now:
                 return waiter
-            waiter.leave()  # its time was over before its own timer came
-            waiter.wake()
+            waiter.wake()  # its time was over before its own timer came
 
     def _unplace(self, partition: Partition) -> None:
         self._give_up_place(partition)
