@@ -231,7 +231,7 @@ def test_whoever_has_found_a_partition_that_is_forgotten_in_that_moment_gets_the
     bulkhead = Bulkhead(10, queue=queue, partitions={"*": 1})
     leave(bulkhead, fill(bulkhead, "a"))
     bulkhead._named = ForgettingNames(bulkhead._named)
-    token = bulkhead.admit(bare_call(key="a"))
+    token = (bulkhead.admit if queue else bulkhead.enter)(bare_call(key="a"))
     assert isinstance(token, Partition)
     assert (token is bulkhead._named["a"], token.in_flight, token.retired) == (True, 1, False)
     assert fill(bulkhead, "a") == []

@@ -228,8 +228,8 @@ def test_a_permit_that_comes_back_just_before_the_lock_is_released_is_passed_on(
     bulkhead = Bulkhead(2, queue=2, max_wait=30)
     calls = [bare_call(), bare_call()]
     tokens = [bulkhead.enter(call) for call in calls]
-    passed = threading.Semaphore(0)
-    waiters = [threading.Thread(target=lambda: bulkhead.call(passed.release)) for _ in range(2)]
+    both_are_in = threading.Barrier(2)
+    waiters = [threading.Thread(target=lambda: bulkhead.call(both_are_in.wait, 10)) for _ in range(2)]
     for number, waiter in enumerate(waiters):
         waiter.start()
         while bulkhead.queued <= number:
@@ -245,8 +245,7 @@ def test_a_permit_that_comes_back_just_before_the_lock_is_released_is_passed_on(
     bulkhead.exit(calls.pop(), tokens.pop())
     for waiter in waiters:
         waiter.join(10)
-    assert passed.acquire(blocking=False)
-    assert passed.acquire(blocking=False)
+    assert not both_are_in.broken
     assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
 
 
