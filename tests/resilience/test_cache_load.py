@@ -112,6 +112,24 @@ def test_what_is_forgotten_while_it_is_fetched_is_not_remembered(run_async: RunA
     run_async(main())
 
 
+def test_an_exception_that_is_remembered_is_no_old_result(run_async: RunAsync) -> None:
+    work, cache = Work(), Cache(stale_if_error=60, negative=LookupError, negative_ttl=60)
+    call = Pipeline("x", cache)(work)
+
+    async def main() -> None:
+        before = start(call)
+        await until(lambda: work.begun)
+        cache.clear()
+        after = start(call)
+        await until(lambda: len(work.begun) == 2)
+        work.finish(1, LookupError("nobody"))
+        work.finish(0, OSError("down"))
+        results = await asyncio.gather(before, after, return_exceptions=True)
+        assert [type(result) for result in results] == [OSError, LookupError]
+
+    run_async(main())
+
+
 def test_a_result_that_comes_after_everybody_has_left_is_not_remembered(run_async: RunAsync) -> None:
     cache = Cache()
 
@@ -135,7 +153,8 @@ def test_a_result_that_comes_after_everybody_has_left_is_not_remembered(run_asyn
     run_async(main())
 
 
-def test_what_is_forgotten_while_a_thread_fetches_it_is_not_remembered() -> None:
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_is_forgotten_while_a_thread_fetches_it_is_not_remembered(everything: bool) -> None:
     may_end = threading.Event()
     asked: list[int] = []
     cache = Cache()
@@ -151,7 +170,10 @@ def test_what_is_forgotten_while_a_thread_fetches_it_is_not_remembered() -> None
     thread = threading.Thread(target=lambda: results.append(load()))
     thread.start()
     wait_for(lambda: asked)
-    assert not cache.invalidate_call(load)
+    if everything:
+        cache.clear()
+    else:
+        assert not cache.invalidate_call(load)
     may_end.set()
     thread.join(10)
     assert results == [1]

@@ -73,6 +73,32 @@ def test_when_the_dependency_fails_an_old_result_is_served(outcome: Any, verdict
         assert call() == "bad"
 
 
+def test_after_a_failure_the_old_result_is_served_for_a_pause_without_asking() -> None:
+    clock, source = VirtualClock(), Source()
+    call = Pipeline("x", Cache(10, stale_if_error=100, pause=3, jitter=0), clock=clock)(source)
+    call()
+    clock.advance(10)
+    source.outcome = OSError("down")
+    for asked in (2, 3):
+        assert [call() for _ in range(5)] == ["first"] * 5
+        clock.advance(2.9)
+        assert call() == "first"
+        assert source.asked == asked
+        clock.advance(0.1)
+
+
+def test_a_pause_does_not_make_an_old_result_good_for_longer() -> None:
+    clock, source = VirtualClock(), Source()
+    call = Pipeline("x", Cache(10, stale_if_error=5, pause=100, jitter=0), clock=clock)(source)
+    call()
+    source.outcome = OSError("down")
+    clock.advance(14)
+    assert call() == "first"
+    clock.advance(1)
+    with pytest.raises(OSError, match="down"):
+        call()
+
+
 def test_when_a_policy_further_in_refuses_an_old_result_is_served() -> None:
     clock, source, breaker = VirtualClock(), Source(), Witness("breaker")
     cache = Cache(10, stale_if_error=100, jitter=0)

@@ -12,7 +12,7 @@ from holdfast.core.clock import VirtualClock
 from holdfast.core.context import colour
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.cache import Cache
-from holdfast.resilience.fallback import Fallback
+from holdfast.resilience.fallback import Fallback, FallbackRule
 from resilience.loops import RunAsync
 
 
@@ -80,6 +80,16 @@ def test_it_is_used_up_to_its_age_and_then_the_value_is() -> None:
     assert call() == ("good",)
     policy.update(last_good=0)
     assert call() == "spare"
+
+
+def test_an_error_with_a_rule_of_its_own_gets_that_answer() -> None:
+    source = Source()
+    call = Pipeline("x", Fallback(last_good=60, rules=[FallbackRule(KeyError, value="rule")]))(source)
+    call()
+    source.outcome = KeyError()
+    assert call() == "rule"
+    source.outcome = OSError()
+    assert call() == ("good",)
 
 
 def test_only_results_of_the_dependency_itself_that_are_no_failures_are_kept() -> None:

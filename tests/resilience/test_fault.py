@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from holdfast.core.call import FAILED, IGNORED, OK, Verdict
+from holdfast.core.call import FAILED, IGNORED, OK, AsyncHandler, Handler, Verdict
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.context import colour, use_deadline
 from holdfast.core.errors import CircuitOpen, DeadlineExceeded, FaultInjected
 from holdfast.core.pipeline import Pipeline
+from holdfast.core.policy import Policy
+from holdfast.core.settings import PolicySettings
 from holdfast.resilience.cache import Cache
 from holdfast.resilience.fault import Fault, Injected
 from holdfast.resilience.retry import Retry
@@ -188,6 +190,36 @@ def test_a_delay_ends_at_the_deadline(inside: bool) -> None:
     assert clock.now() - began == 4
     assert not called
     assert outside.verdicts == [FAILED, FAILED]
+
+
+class Copying(Policy[PolicySettings]):
+    """Runs a copy of the call, as policies do that run several at a time."""
+
+    def wrap(self, inner: Handler) -> Handler:
+        return lambda call: inner(call.copy())
+
+    def wrap_async(self, inner: AsyncHandler) -> AsyncHandler:
+        return lambda call: inner(call.copy())
+
+
+def test_a_delay_ends_at_whichever_deadline_is_the_nearest() -> None:
+    clock, fault = VirtualClock(), Fault(1.0, delay=60)
+    began = clock.now()
+    pipeline = Pipeline("x", fault, Copying(PolicySettings()), Timeout(2), clock=clock)
+    with pytest.raises(DeadlineExceeded, match="fault"):
+        pipeline.call(real)
+    assert clock.now() == began + 2
+    with pytest.raises(DeadlineExceeded, match="fault"):
+        Pipeline("x", fault, clock=clock).bind(deadline=began + 5).call(real)
+    assert clock.now() == began + 5
+
+    async def ask() -> None:
+        with use_deadline(began + 9):
+            await Pipeline("x", fault, clock=clock).acall(real_async)
+
+    with pytest.raises(DeadlineExceeded, match="fault"):
+        clock.run(ask())
+    assert clock.now() == began + 9
 
 
 def test_a_delay_of_a_call_whose_deadline_has_passed_takes_no_time() -> None:

@@ -215,7 +215,7 @@ class Fault(Policy[FaultSettings]):
         return False
 
     def _is_meant(self, call: Call) -> bool:
-        if self._operations is not None and self._operations.fullmatch(call.operation) is None:
+        if self._operations is not None and self._operations.match(call.operation) is None:
             return False
         if self._keys and call.key not in self._keys:
             return False
@@ -276,7 +276,7 @@ class Fault(Policy[FaultSettings]):
 
     def _left(self, call: Call) -> float:
         self.delayed += 1
-        return max(0.0, min(call.deadline, current_deadline()) - call.clock.now())
+        return min(call.deadline, current_deadline()) - call.clock.now()
 
     def _error(self, abort: Abort, call: Call) -> Exception:
         self.aborted += 1
