@@ -117,6 +117,30 @@ def test_the_wait_of_a_light_load_is_that_of_the_pollaczek_khinchine_formula() -
     assert wait == pytest.approx(0.7 * MEAN / (2 * 0.3), rel=0.06)
 
 
+@pytest.mark.parametrize(("draw", "square"), [(exponential, 2.0), (bimodal, 0.9 / 4 + 0.1 * 5.5**2)])
+def test_the_wait_for_calls_of_varied_length_is_that_of_the_formula_too(
+    draw: Callable[[float], Draw], square: float
+) -> None:
+    # M/G/1 at 0.7: lambda * E[S^2] / (2 * (1 - rho)).
+    waits = []
+    for seed in (1, 2, 3):
+        result = Simulation([(100, 0.7)], Server(cpu=draw(MEAN)), seed=seed).run(OpenDoor())
+        waits.append(sum(took for _, took in result.served) / len(result.served) - MEAN)
+    assert sum(waits) / 3 == pytest.approx(0.7 * MEAN * square / (2 * 0.3), rel=0.06)
+
+
+def test_a_backend_that_refuses_beyond_a_limit_does_so_as_often_as_theory_says() -> None:
+    # M/M/20/30, its loss from the birth and death equations.
+    servers, limit, load = 20, 30, 1.5
+    offered = load * servers
+    shares = [1.0]
+    for number in range(1, limit + 1):
+        shares.append(shares[-1] * offered / min(number, servers))
+    server = Server(1000.0, fixed(1e-7), 0.0, exponential(0.02), servers)
+    result = Simulation([(30, load)], server, Clients(deadline=10.0)).run(AtMost(limit))
+    assert 1 - result.success(1, 30) == pytest.approx(shares[-1] / sum(shares), rel=0.03)
+
+
 @pytest.mark.parametrize(("draw", "square"), [(fixed, 1.0), (exponential, 2.0), (bimodal, 0.9 / 4 + 0.1 * 5.5**2)])
 def test_service_times_have_their_mean_and_spread(draw: Callable[[float], Draw], square: float) -> None:
     rng = random.Random(11)
