@@ -276,7 +276,7 @@ class Fault(Policy[FaultSettings]):
 
     def _left(self, call: Call) -> float:
         self.delayed += 1
-        return min(call.deadline, current_deadline()) - call.clock.now()
+        return current_deadline() - call.clock.now()
 
     def _error(self, abort: Abort, call: Call) -> Exception:
         self.aborted += 1
