@@ -133,19 +133,25 @@ def test_an_exception_that_is_remembered_is_no_old_result(run_async: RunAsync) -
 def test_a_result_that_comes_after_everybody_has_left_is_not_remembered(run_async: RunAsync) -> None:
     cache = Cache()
 
-    @cache
-    async def stubborn() -> str:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            await asyncio.sleep(0)
-        return "old"
-
     async def main() -> None:
+        may_end = asyncio.Event()
+        ended: list[int] = []
+
+        @cache
+        async def stubborn() -> str:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await may_end.wait()
+            ended.append(1)
+            return "old"
+
         caller = start(stubborn)
         await until(lambda: cache.snapshot()["loads"] == 1)
         await cancelled(caller)
         cache.invalidate_call(stubborn)
+        may_end.set()
+        await until(lambda: ended)
         for _ in range(5):
             await asyncio.sleep(0)
         assert cache.snapshot()["entries"] == 0
