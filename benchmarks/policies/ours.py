@@ -1,9 +1,8 @@
-"""Holdfast's side. A policy that is not there yet says so, and is measured as soon as it is."""
+"""Holdfast's side."""
 
-from importlib import import_module
 from typing import Any
 
-from benchmarks.policies.contestant import ATTEMPTS, LONG, SPARE, Absent, Contestant, Function, Sizes
+from benchmarks.policies.contestant import ATTEMPTS, LONG, SPARE, Contestant, Function, Sizes
 
 import holdfast
 from holdfast.core.context import remaining
@@ -17,6 +16,9 @@ class Holdfast(Contestant):
     interrupts = False
     refusals = (holdfast.Rejected,)
     remarks = ("its timeout cannot interrupt a sync call: it tells the call, and all that it calls, the deadline",)
+
+    def __init__(self) -> None:
+        self._hedges: list[Any] = []
 
     def remaining(self) -> float:
         return remaining()
@@ -40,25 +42,27 @@ class Holdfast(Contestant):
         return _put(function, _bulkhead(sizes))
 
     def adaptive(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("AdaptiveLimit")(initial=sizes.slots, maximum=sizes.slots))
+        return _put(function, _adaptive(sizes))
 
     def throttle(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("Throttle")())
+        return _put(function, holdfast.Throttle())
 
     def fallback(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("Fallback")(SPARE))
+        return _put(function, holdfast.Fallback(SPARE))
 
     def cache(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("Cache")())
+        return _put(function, holdfast.Cache())
 
     def singleflight(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("SingleFlight")())
+        return _put(function, holdfast.SingleFlight())
 
     def hedge(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("Hedge")())
+        hedge = holdfast.Hedge()
+        self._hedges.append(hedge)
+        return _put(function, hedge)
 
     def fault(self, function: Function, sizes: Sizes) -> Function:
-        return _put(function, _landed("Fault")(rate=sizes.share))
+        return _put(function, holdfast.Fault(rate=sizes.share))
 
     def two(self, function: Function, sizes: Sizes) -> Function:
         return _put(function, _retry(sizes), _breaker())
@@ -69,58 +73,44 @@ class Holdfast(Contestant):
     def five(self, function: Function, sizes: Sizes) -> Function:
         return _put(function, _timeout(sizes), _retry(sizes), _breaker(), _ratelimit(sizes), _bulkhead(sizes))
 
+    def but_breaker(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _timeout(sizes), _retry(sizes), _ratelimit(sizes), _bulkhead(sizes))
 
-HOMES = {
-    "Retry": "retry",
-    "Breaker": "breaker",
-    "RateLimit": "ratelimit",
-    "Bulkhead": "bulkhead",
-    "AdaptiveLimit": "adaptive",
-    "Throttle": "throttle",
-    "Fallback": "fallback",
-    "Cache": "cache",
-    "SingleFlight": "singleflight",
-    "Hedge": "hedge",
-    "Fault": "fault",
-}
-"""Where a policy is found that is not public yet."""
+    def but_bulkhead(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _timeout(sizes), _retry(sizes), _breaker(), _ratelimit(sizes))
 
+    def five_adaptive(self, function: Function, sizes: Sizes) -> Function:
+        return _put(function, _timeout(sizes), _retry(sizes), _breaker(), _ratelimit(sizes), _adaptive(sizes))
 
-def _landed(name: str) -> Any:
-    """A public name of Holdfast, or what is to become one. Raises ``Absent`` while there is neither."""
-    found = getattr(holdfast, name, None)
-    home = f"holdfast.resilience.{HOMES.get(name, name.lower())}"
-    if found is None:
-        try:
-            found = getattr(import_module(home), name, None)
-        except ModuleNotFoundError as error:
-            if error.name != home:
-                raise
-    if found is None:
-        raise Absent("has not landed yet")
-    return found
+    def close(self) -> None:
+        for hedge in self._hedges:
+            hedge.close()
 
 
 def _put(function: Function, *policies: Any) -> Function:
-    decorated: Function = _landed("Pipeline")("bench", *policies)(function)
+    decorated: Function = holdfast.Pipeline("bench", *policies)(function)
     return decorated
 
 
 def _timeout(sizes: Sizes) -> Any:
-    return _landed("Timeout")(sizes.seconds)
+    return holdfast.Timeout(sizes.seconds)
 
 
 def _retry(sizes: Sizes) -> Any:
-    return _landed("Retry")(ATTEMPTS)
+    return holdfast.Retry(ATTEMPTS)
 
 
 def _breaker() -> Any:
-    return _landed("Breaker")(open=LONG, open_max=LONG)
+    return holdfast.Breaker(open=LONG, open_max=LONG)
 
 
 def _ratelimit(sizes: Sizes) -> Any:
-    return _landed("RateLimit")(f"{sizes.rate}/{sizes.unit[0]}", burst=sizes.rate)
+    return holdfast.RateLimit(f"{sizes.rate}/{sizes.unit[0]}", burst=sizes.rate)
 
 
 def _bulkhead(sizes: Sizes) -> Any:
-    return _landed("Bulkhead")(sizes.slots)
+    return holdfast.Bulkhead(sizes.slots)
+
+
+def _adaptive(sizes: Sizes) -> Any:
+    return holdfast.AdaptiveLimit(initial=sizes.slots, maximum=sizes.slots)

@@ -16,9 +16,14 @@ WITHIN = 300.0
 
 def install(packages: Sequence[str]) -> dict[str, str]:
     """Install what is missing, as PyPI gives it today, and make it importable. Returns why a package is not there."""
+    if not packages:
+        return {}
     if not _python().exists():
         print(f"installing the peers into {VENV}", file=sys.stderr)
-        venv.create(VENV, with_pip=True, clear=True)
+        try:
+            venv.create(VENV, with_pip=True, clear=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            return dict.fromkeys(packages, f"there is no environment for it: {error}")
     there = _installed()
     missing = [name for name in packages if name not in there]
     reasons: dict[str, str] = {}

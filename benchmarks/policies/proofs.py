@@ -21,6 +21,8 @@ MOST_FAILURES = 200
 """A breaker has to open within so many failures in a row."""
 DEEPEST = 3
 """Calls within calls, should a bulkhead not hold them."""
+LEARNT = 200
+"""Calls after which a hedge knows how long they usually take."""
 
 
 class Unproved(AssertionError):
@@ -201,6 +203,28 @@ async def shares_one_call(subject: Subject) -> None:
             for call in [pool.submit(function) for _ in range(2)]:
                 call.result()
     check(calls == 1, f"{calls} calls for two callers at the same time")
+
+
+async def hedges(subject: Subject) -> None:
+    slow = False
+    after = 0
+
+    def slow_once() -> Any:
+        nonlocal slow, after
+        if slow:
+            slow = False
+            return subject.pause()
+        after += 1
+        return ANSWER
+
+    function = subject.build(slow_once, NARROW)
+    for _ in range(LEARNT):
+        await run(function)
+    slow, after = True, 0
+    began = time.monotonic()
+    check(await run(function) == ANSWER, "the hedge's answer is lost")
+    took = time.monotonic() - began
+    check(not slow and after == 1 and took < PAUSE / 2, f"a slow call had {after} hedges, and took {took:.3f} s")
 
 
 async def injects(subject: Subject) -> None:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from benchmarks.policies.lineup import Cell, Entry
 
+LEAST_ROUNDS = 3
+
 
 class Figure(NamedTuple):
     """Nanoseconds a call over all rounds, and how many calls each of them had."""
@@ -22,18 +24,20 @@ Figures = dict[Cell, Figure]
 
 
 def race(
-    entries: Sequence[Entry], rounds: int, seconds: float, until: float, say: Callable[[str], None]
+    entries: Sequence[Entry], rounds: int, seconds: float, at_most: float, say: Callable[[str], None]
 ) -> dict[Cell, Figure]:
     """Time everybody in each of ``rounds``, ``seconds`` at a time.
 
-    No round is begun after ``until`` (``time.monotonic``), except the first. The garbage collector stays on, as
-    users have it; what it has to do is done between rounds, and not by the one whose turn it happens to be.
+    No round is begun ``at_most`` seconds after the first, but for ``LEAST_ROUNDS``: a minimum needs some. The garbage
+    collector stays on, as users have it; what it has to do is done between rounds, and not by the one whose turn it
+    happens to be.
     """
     for number, entry in enumerate(entries, 1):
         say(f"calibrating {number} of {len(entries)}")
         entry.calibrate(seconds)
+    until = time.monotonic() + at_most
     for number in range(rounds):
-        if number and time.monotonic() > until:
+        if number >= LEAST_ROUNDS and time.monotonic() > until:
             say(f"the time is over after {number} rounds")
             break
         gc.collect()

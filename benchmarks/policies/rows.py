@@ -35,10 +35,7 @@ class Row(NamedTuple):
         """What is measured."""
         if self.refuse is not None:
             return await self.refuse(subject)
-        function = subject.put(trivial(subject.mode), self.sizes)
-        if not self.proofs:
-            raise Absent("is there, but nothing proves yet that it works")
-        return function
+        return subject.put(trivial(subject.mode), self.sizes)
 
 
 async def _opened(subject: Subject) -> Function:
@@ -78,7 +75,7 @@ ROWS = (
     Row("fallback", "Fallback", "fallback", (proofs.falls_back,)),
     Row("cache", "Cache, hit", "cache", (proofs.remembers,)),
     Row("singleflight", "SingleFlight", "singleflight", (proofs.shares_one_call,)),
-    Row("hedge", "Hedge", "hedge", ()),
+    Row("hedge", "Hedge", "hedge", (proofs.hedges,)),
     Row("fault", "Fault, no hit", "fault", (proofs.injects,)),
     Row("two", "Retry+Breaker", "two", (_RETRY, _BREAKER)),
     Row("four", "Timeout+Retry+Breaker+Bulkhead", "four", (_TIMEOUT, _RETRY, _BREAKER, _BULKHEAD)),
@@ -88,7 +85,16 @@ ROWS = (
         "five",
         (_TIMEOUT, _RETRY, _BREAKER, _LIMIT, _BULKHEAD),
     ),
+    # Each gate's own part of the five: these with it against these without it. The four are the five but RateLimit.
+    Row("but_breaker", "the five but Breaker", "but_breaker", (_TIMEOUT, _RETRY, _LIMIT, _BULKHEAD)),
+    Row("but_bulkhead", "the five but Bulkhead", "but_bulkhead", (_TIMEOUT, _RETRY, _BREAKER, _LIMIT)),
+    Row(
+        "five_adaptive",
+        "the five, AdaptiveLimit for Bulkhead",
+        "five_adaptive",
+        (_TIMEOUT, _RETRY, _BREAKER, _LIMIT, _BULKHEAD),
+    ),
     Row("open", "refused: breaker open", "breaker", (), refuse=_opened),
     Row("empty", "refused: bucket empty", "ratelimit", (), refuse=_emptied),
 )
-"""In the order of the table. What has no proof is not measured: it has to get one when somebody has the policy."""
+"""In the order of the tables."""

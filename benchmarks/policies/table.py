@@ -79,7 +79,7 @@ def _values(figures: Figures, mode: Mode, names: Sequence[str], statistic: str) 
 
 
 def _table(values: Mapping[Cell, float], mode: Mode, names: Sequence[str], show: Callable[[float], str]) -> str:
-    rows = [row for row in ROWS if any(cell.row == row.key for cell in values)]
+    rows = [row for row in ROWS if any(Cell(row.key, mode, name) in values for name in names)]
     lines = []
     for row in rows:
         found = [values.get(Cell(row.key, mode, name)) for name in names]
