@@ -49,7 +49,9 @@ class RetryBudget:
         self.edge = -inf
         self.spent = 0
         self.denied = 0
-        self._lock = threading.Lock()
+        # A finalizer or a signal handler may make a call in the middle of another one, in the same thread.
+        self._lock = threading.RLock()
+        self._rolling = False
         # The counters as they were when each bucket began, the oldest first: they only grow, so that what happened
         # since is a difference, and no count is lost when a bucket ends.
         self._marks: deque[tuple[int, int]] = deque([(0, 0)], maxlen=BUCKETS)
@@ -85,7 +87,9 @@ class RetryBudget:
         """Take one retry out. False when there is none; then nothing has changed."""
         with self._lock:
             self._roll(now)
-            if self._left() < 1 - EPSILON:
+            count, spent = self._marks[0]
+            # From here on one step, without a call, so that nobody else takes the last one out.
+            if self._reserve + self._ratio * (self.count - count) - (self.spent - spent) < 1 - EPSILON:
                 self.denied += 1
                 return False
             self.spent += 1
@@ -114,12 +118,16 @@ class RetryBudget:
 
     def _roll(self, now: float) -> None:
         late = now - self.edge
-        if late < 0:
+        if late < 0 or self._rolling:
             return
-        width = self._width
-        steps = int(late / width) + 1 if late < width * BUCKETS else BUCKETS
-        self._marks.extend(repeat((self.count, self.spent), steps))
-        self.edge = now + width if steps >= BUCKETS else self.edge + steps * width
+        self._rolling = True
+        try:
+            width = self._width
+            steps = int(late / width) + 1 if late < width * BUCKETS else BUCKETS
+            self._marks.extend(repeat((self.count, self.spent), steps))
+            self.edge = now + width if steps >= BUCKETS else self.edge + steps * width
+        finally:
+            self._rolling = False
 
     def _left(self) -> float:
         count, spent = self._marks[0]

@@ -1,0 +1,84 @@
+"""A finalizer or a signal handler runs in the middle of other work, in the same thread, and must not wait for it."""
+
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from holdfast.core.event import Event, Listeners
+from holdfast.resilience import announcer, budget
+from holdfast.resilience.announcer import Announcer
+from holdfast.resilience.budget import RetryBudget
+
+PATIENCE = 5.0
+"""Real seconds after which a thread counts as waiting for itself."""
+
+
+def ends_although_interrupted(
+    module: Any, work: Callable[[], object], interruption: Callable[[], object], only: int | None = None
+) -> bool:
+    """Whether ``work`` comes to its end with ``interruption`` at each line of ``module`` that it runs, or at one."""
+    interrupted = False
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal interrupted, lines
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        if event == "line" and not interrupted:
+            lines += 1
+            if only in (None, lines):
+                interrupted = True
+                interruption()
+                interrupted = False
+        return trace
+
+    def run() -> None:
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return not thread.is_alive()
+
+
+@pytest.mark.parametrize("interruption", ["begin", "try_spend"])
+def test_a_budget_does_not_wait_for_itself_and_gives_no_retry_twice(interruption: str) -> None:
+    spent = RetryBudget(ratio=0, floor=1)
+    granted = []
+
+    def take() -> None:
+        granted.append(spent.try_spend(0.0))
+
+    def work() -> None:
+        spent.begin(0.0)
+        take()
+
+    assert ends_although_interrupted(budget, work, take if interruption == "try_spend" else lambda: spent.begin(0.0))
+    for _ in range(20):
+        take()
+    assert (granted.count(True), spent.spent) == (10, 10)
+
+
+@pytest.mark.parametrize("line", range(1, 15))
+def test_an_announcer_does_not_wait_for_itself_and_loses_no_event(line: int) -> None:
+    listeners = Listeners()
+    heard: list[Event] = []
+    listeners.subscribe(heard.append)
+    announced = Announcer(listeners)
+
+    def tell() -> None:
+        announced.note(Event(1.0))
+        announced.tell()
+
+    assert ends_although_interrupted(announcer, tell, tell, only=line)
+    tell()
+    assert 2 <= len(heard) <= 3
+    assert not announced._waiting
