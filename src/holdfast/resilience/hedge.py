@@ -78,7 +78,7 @@ class _Pace:
         if lane is None:
             for known in [known for known in tuple(self._by_loop) if known.is_closed()]:
                 self._by_loop.pop(known, None)
-            lane = self._by_loop[loop] = HedgeLane(loop, clock, policy)
+            lane = self._by_loop[loop] = HedgeLane(loop, clock, self.delay, policy)
         if hasattr(loop, "_thread_id"):
             self.lanes[ident] = lane
         return lane

@@ -59,8 +59,8 @@ class HedgeLane(Lane):
 
     __slots__ = ("_policy", "late", "races")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, policy: "Hedge") -> None:
-        super().__init__(loop, clock)
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, seconds: float, policy: "Hedge") -> None:
+        super().__init__(loop, clock, seconds)
         self.late = cast("dict[Call, Entry]", self.entries)
         self.races: dict[Call, Race] = {}
         self._policy = policy
