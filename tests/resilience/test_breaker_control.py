@@ -208,7 +208,7 @@ def test_observing_it_refuses_nothing_and_goes_through_all_states_in_name() -> N
     bench.clock.advance(7.5)
     bench.succeed(2)
     assert bench.breaker.state == "closed"
-    assert bench.breaker.snapshot()["observed"] == 57
+    assert (bench.breaker.snapshot()["observed"], bench.breaker.snapshot()["late"]) == (57, 0)
 
 
 def test_observing_it_goes_by_the_outcome_of_the_calls_it_would_have_admitted() -> None:
