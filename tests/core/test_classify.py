@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,11 @@ def _verdict_of(fn: Callable[[], object], classifier: Classifier) -> Verdict:
 
 def test_a_judge_that_raises_is_a_failure_of_the_attempt() -> None:
     assert _verdict_of(lambda: 0, Classifier(failed=lambda result: 1 // result > 0)) is FAILED
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ignore": "KeyError"}, {"record": KeyError}, {"ignore": ("KeyError",)}, {"failed": 3}]
+)
+def test_what_cannot_judge_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"Classifier {min(wrong)} is"):
+        Classifier(**wrong)

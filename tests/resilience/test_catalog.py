@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import ConfigError
 from holdfast.core.policy import Policy
@@ -64,8 +65,25 @@ def test_exceptions_are_classified_as_the_data_says() -> None:
 )
 def test_a_mistake_is_named_by_its_path_value_and_what_was_expected(data: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build("x", data)
+        read(data)
     assert message in str(caught.value)
+
+
+def test_a_pipeline_is_named_in_the_path_of_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"pipelines\.pay\[1\]\.retry\.attempts: got 0"):
+        build("pay", ["breaker", {"retry": {"attempts": 0}}])
+    with pytest.raises(ConfigError, match=r"pipelines\.pay\[0\]\.timeout\.seconds: got 0"):
+        reconfigure(build("pay", []), [{"timeout": 0}])
+
+
+def test_a_classifier_given_in_code_outlives_data_that_has_none() -> None:
+    pipeline = build("x", [{"timeout": 2}])
+    mine = Classifier(ignore=(KeyError,), failed=bool)
+    pipeline.replace(*pipeline.policies, classify=mine)
+    reconfigure(pipeline, [{"timeout": 1}])
+    assert pipeline.classifier is mine
+    reconfigure(pipeline, [{"classify": {"ignore": "OSError"}}])
+    assert pipeline.classifier.ignore == (OSError,)
 
 
 def test_the_place_of_the_data_is_told() -> None:

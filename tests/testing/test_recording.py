@@ -8,8 +8,9 @@ from holdfast.core.call import FAILED, OK
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
+from holdfast.resilience.breaker import Breaker
 from holdfast.resilience.timeout import Timeout
-from holdfast.testing import failing, recorded, slowed, without_waiting
+from holdfast.testing import failing, fresh, recorded, slowed, without_waiting
 
 
 def test_a_retried_call_is_told_with_its_attempts_and_waits() -> None:
@@ -138,3 +139,35 @@ def test_waits_are_skipped_on_any_loop_and_told() -> None:
         assert pipeline.call(lambda: 5) == 5
         assert clock.now() - began == 1.0
     assert pipeline.clock is before
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_slow_attempts_meet_the_limit_also_where_nothing_takes_time(asynchronous: bool) -> None:
+    pipeline = Pipeline("x", Timeout(1.0))
+
+    async def answer() -> int:
+        return 5
+
+    with slowed(pipeline, 2.0), without_waiting(pipeline) as clock, recorded(pipeline) as calls:
+        began = clock.now()
+        with pytest.raises(DeadlineExceeded):
+            asyncio.run(pipeline.acall(answer)) if asynchronous else pipeline.call(lambda: 5)
+        assert clock.now() - began == pytest.approx(1.0)
+    assert calls.last.attempts == [] or calls.last.attempts[0].verdict is FAILED
+    with slowed(pipeline, 0.5), without_waiting(pipeline):
+        assert pipeline.call(lambda: 5) == 5
+
+
+def test_fresh_policies_know_nothing_and_what_they_learn_is_forgotten() -> None:
+    breaker = Breaker(consecutive=1)
+    pipeline = Pipeline("x", breaker)
+    with fresh(pipeline), failing(pipeline, OSError("down")):
+        with pytest.raises(OSError, match="down"):
+            pipeline.call(lambda: 5)
+        assert pipeline.policies[0].snapshot()["state"] == "open"
+    assert pipeline.policies == (breaker,)
+    assert breaker.state == "closed"
+    breaker.force_open()
+    with fresh(pipeline):
+        assert pipeline.call(lambda: 5) == 5
+    assert breaker.state == "forced_open"

@@ -29,6 +29,15 @@ class Classifier(msgspec.Struct, frozen=True):
     record: tuple[type[BaseException], ...] = (Exception,)
     failed: Callable[[Any], bool] | None = None
 
+    def __post_init__(self) -> None:
+        for name, kinds in (("ignore", self.ignore), ("record", self.record)):
+            if not isinstance(kinds, tuple) or not all(isinstance(kind, type) for kind in kinds):
+                raise TypeError(
+                    f"Classifier {name} is {kinds!r}; give a tuple of exception classes, such as (OSError,)"
+                )
+        if self.failed is not None and not callable(self.failed):
+            raise TypeError(f"Classifier failed is {self.failed!r}; give a function of the result")
+
     def of_error(self, error: BaseException, call: Call) -> Verdict:
         """The verdict on an attempt that raised ``error``; ``call.now`` is when it did."""
         if isinstance(error, self.ignore):

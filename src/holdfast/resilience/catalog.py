@@ -82,7 +82,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What data asks for, read and checked: the settings of each policy, outermost first, and the classifier."""
 
     entries: tuple[tuple[type[Policy[Any]], PolicySettings], ...]
-    classifier: Classifier
+    classifier: Classifier | None
+    """None when the data does not say."""
 
 
 def read(data: object, *, where: str = "pipeline", source: str = "", catalog: Catalog = CATALOG) -> Plan:
@@ -104,7 +105,7 @@ def read(data: object, *, where: str = "pipeline", source: str = "", catalog: Ca
             continue
         policy = catalog.find(kind, place, source)
         entries.append((policy, _settings(policy.settings_type(), value, place, source)))
-    return Plan(tuple(entries), classifier or DEFAULT)
+    return Plan(tuple(entries), classifier)
 
 
 def build(
@@ -112,30 +113,31 @@ def build(
     data: object,
     *,
     clock: Clock = SYSTEM,
-    where: str = "pipeline",
+    where: str = "",
     source: str = "",
     catalog: Catalog = CATALOG,
 ) -> Pipeline:
-    """A pipeline from ``data``. ``ConfigError`` as ``read``."""
-    plan = read(data, where=where, source=source, catalog=catalog)
+    """A pipeline from ``data``. ``ConfigError`` as ``read``; by default its path begins with ``pipelines.<name>``."""
+    plan = read(data, where=where or f"pipelines.{name}", source=source, catalog=catalog)
     policies = [policy.from_settings(settings) for policy, settings in plan.entries]
-    return Pipeline(name, *policies, classify=plan.classifier, clock=clock)
+    return Pipeline(name, *policies, classify=plan.classifier or DEFAULT, clock=clock)
 
 
 def reconfigure(
     pipeline: Pipeline,
     data: object,
     *,
-    where: str = "pipeline",
+    where: str = "",
     source: str = "",
     catalog: Catalog = CATALOG,
 ) -> None:
     """Make ``pipeline`` what ``data`` says, while calls are under way.
 
     A policy that stays, by kind and name, keeps its state and takes the new settings; of several alike the first
-    stays the first. ``ConfigError`` as ``read``, and then nothing has changed. Not for two threads at once.
+    stays the first. Data without ``classify`` leaves the classifier as it is. ``ConfigError`` as ``read``, and then
+    nothing has changed. Not for two threads at once.
     """
-    plan = read(data, where=where, source=source, catalog=catalog)
+    plan = read(data, where=where or f"pipelines.{pipeline.name}", source=source, catalog=catalog)
     left = list(pipeline.policies)
     chosen: list[Policy[Any]] = []
     for kind, settings in plan.entries:

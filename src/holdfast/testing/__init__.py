@@ -5,7 +5,7 @@ With pytest, the fixture ``virtual_clock`` and the setting ``holdfast_task_leaks
 
 from holdfast.core.clock import VirtualClock
 from holdfast.testing.clocks import InstantClock, without_waiting
-from holdfast.testing.faults import failing, slowed
+from holdfast.testing.faults import failing, fresh, slowed
 from holdfast.testing.interleave import Explored, OrderFailed, every_order
 from holdfast.testing.leaks import TaskLeak, no_task_leaks
 from holdfast.testing.recording import Attempt, CallRecord, Recording, recorded
@@ -18,6 +18,7 @@ __all__ = [
     "Recording",
     "CallRecord",
     "Attempt",
+    "fresh",
     "failing",
     "slowed",
     "no_task_leaks",

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from holdfast.core.call import FAILED, AsyncHandler, Call, Handler
+from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.pipeline import Pipeline, pipeline_of
 from holdfast.core.policy import Policy
 from holdfast.core.settings import PolicySettings
+from holdfast.testing.clocks import InstantClock
 
 ALWAYS: Final = 1 << 62
 """More calls than a test makes."""
@@ -29,7 +31,7 @@ class _Planned(Policy[PolicySettings]):
         def run(call: Call) -> Any:
             if not self._take():
                 return inner(call)
-            call.clock.pause(self.seconds)
+            call.clock.pause(self._seconds_of(call))
             self._fail(call)
             return inner(call)
 
@@ -40,7 +42,7 @@ class _Planned(Policy[PolicySettings]):
             if not self._take():
                 return await inner(call)
             if self.seconds > 0:
-                await call.clock.sleep(self.seconds)
+                await call.clock.sleep(self._seconds_of(call))
             self._fail(call)
             return await inner(call)
 
@@ -54,7 +56,16 @@ class _Planned(Policy[PolicySettings]):
             self.begun += 1
             return True
 
+    def _seconds_of(self, call: Call) -> float:
+        # On an instant clock nothing takes time, so no timer will end what goes on past its deadline.
+        left = call.deadline - call.clock.now()
+        return min(self.seconds, left) if isinstance(call.clock, InstantClock) else self.seconds
+
     def _fail(self, call: Call) -> None:
+        if isinstance(call.clock, InstantClock) and call.clock.now() >= call.deadline:
+            call.now = call.clock.now()
+            call.verdict = FAILED
+            raise DeadlineExceeded("slowed", "took longer than its deadline allowed")
         if not self.errors:
             return
         error = self.errors[(self.begun - 1) % len(self.errors)]
@@ -82,6 +93,21 @@ def slowed(target: "Pipeline | Callable[..., Any]", seconds: float, *, times: in
     """The first ``times`` attempts in the block take ``seconds`` more, by the pipeline's clock."""
     with _planned(target, _Planned((), times, seconds)):
         yield
+
+
+@contextmanager
+def fresh(target: "Pipeline | Callable[..., Any]") -> Iterator[None]:
+    """In the block, the policies of ``target`` know nothing yet: budgets are full, breakers closed, caches empty.
+
+    What they learn there is forgotten. Pipelines live as long as their module, so tests would disturb each other.
+    """
+    pipeline = target if isinstance(target, Pipeline) else pipeline_of(target)
+    before = pipeline.policies
+    pipeline.replace(*(type(policy).from_settings(policy.settings) for policy in before))
+    try:
+        yield
+    finally:
+        pipeline.replace(*before)
 
 
 @contextmanager
