@@ -371,7 +371,7 @@ def test_new_settings_count_at_once_and_results_keep_their_times() -> None:
 def test_a_mistake_in_the_settings_is_named(data: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build("x", [{"cache": data}], catalog=CATALOG.adding(Cache))
-    assert f"pipeline[0].cache.{message}" in str(caught.value)
+    assert f"[0].cache.{message}" in str(caught.value)
 
 
 def test_everything_that_is_data_can_be_given_as_data() -> None:

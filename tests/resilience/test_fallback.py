@@ -299,7 +299,7 @@ def test_whoever_listens_hears_why_and_what() -> None:
 def test_a_mistake_in_the_settings_is_named(data: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build("x", [{"fallback": data}], catalog=CATALOG.adding(Fallback))
-    assert f"pipeline[0].fallback{message}" in str(caught.value)
+    assert f"[0].fallback{message}" in str(caught.value)
 
 
 def test_everything_that_is_data_can_be_given_as_data() -> None:
