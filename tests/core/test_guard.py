@@ -1,9 +1,10 @@
 import asyncio
+from typing import Any
 
 import pytest
 
 from core.test_pipeline import Log, Recorder, Wrapping
-from holdfast.core.call import FAILED, IGNORED, OK
+from holdfast.core.call import FAILED, IGNORED, OK, Call
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import Rejected
@@ -56,10 +57,25 @@ def test_a_refused_block_does_not_run_and_holds_nothing() -> None:
     assert log[-1][2] is IGNORED
 
 
-def test_a_guard_is_for_one_block_at_a_time() -> None:
-    guard = Recorder([]).guard()
+@pytest.mark.parametrize("pipeline", [Pipeline("x"), Pipeline("x", Recorder([]))], ids=["empty", "a gate"])
+def test_a_guard_is_for_one_block(pipeline: Pipeline) -> None:
+    guard = pipeline.guard()
     with guard, pytest.raises(RuntimeError, match="one block"), guard:
         pass
+    with pytest.raises(RuntimeError, match="one block"), guard:
+        pass
+
+
+def test_an_interrupt_in_the_exit_of_one_gate_leaves_the_others() -> None:
+    log: Log = []
+
+    class Interrupted(Recorder):
+        def exit(self, call: Call, token: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Pipeline("x", Recorder(log, "a"), Interrupted(log, "b")).guard():
+        pass
+    assert log[-1][:2] == ("exit", "a")
 
 
 def test_policies_that_run_functions_cannot_guard_a_block() -> None:

@@ -3,6 +3,8 @@ import contextlib
 import functools
 import gc
 import inspect
+import threading
+import time
 import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Generator
@@ -305,6 +307,10 @@ def test_the_call_carries_what_was_bound(run: Runner) -> None:
 def test_a_field_that_a_call_does_not_have_cannot_be_bound() -> None:
     with pytest.raises(TypeError, match="no field 'kee'"):
         Pipeline("x").bind(kee=1)
+    with pytest.raises(TypeError, match="no field 'fn' to bind; there are operation, key"):
+        Pipeline("x").bind(fn=print)
+    with pytest.raises(TypeError, match="deadline_within"):
+        Pipeline("x").bind(deadline=5.0)
 
 
 def test_without_a_name_a_pipeline_goes_by_the_functions() -> None:
@@ -323,9 +329,12 @@ def test_without_a_name_a_pipeline_goes_by_the_functions() -> None:
     @Pipeline("", Spy([])).bind(key=1)
     def three() -> None: ...
 
+    def four() -> None: ...
+
     for fn in (one, two, three):
         fn()
-    assert [name.rpartition(".")[2] for name in seen] == ["one", "two", "three"]
+    Pipeline("", Spy([])).call(four)
+    assert [name.rpartition(".")[2] for name in seen] == ["one", "two", "three", "four"]
 
 
 class Awaiting:
@@ -440,6 +449,75 @@ def test_the_pipeline_of_a_decorated_function_can_be_had() -> None:
     assert pipeline_of(gate(fn)).policies == (gate,)
     with pytest.raises(LookupError, match="not decorated"):
         pipeline_of(print)
+
+
+def test_a_policy_is_not_taken_for_the_name_of_a_pipeline() -> None:
+    with pytest.raises(TypeError, match="the name of a pipeline comes first"):
+        Pipeline(Recorder([]), Recorder([]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_what_is_no_function_cannot_be_decorated(kind: Any) -> None:
+    def fn(*args: Any) -> Any:
+        return args
+
+    with pytest.raises(TypeError, match=f"write @{kind.__name__} above"):
+        Pipeline("x")(kind(fn))
+    with pytest.raises(TypeError, match="5 cannot be called"):
+        Pipeline("x")(5)  # type: ignore[arg-type]
+
+
+class Meeting(Recorder):
+    """Lets something happen in another thread while it is folded, or while others wait to be."""
+
+    def __init__(self, log: Log, name: str) -> None:
+        self.meanwhile: Callable[[], None] | None = None
+        super().__init__(log, name)
+
+    def fragment(self, asynchronous: bool) -> Fragment:
+        fragment = super().fragment(asynchronous)
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return fragment
+
+
+def test_an_update_does_not_bring_replaced_policies_back() -> None:
+    old, new = Recorder([], "old"), Meeting([], "new")
+    pipeline = Pipeline("x", old)
+    updating = threading.Thread(target=lambda: old.update(observe=True))
+
+    def update() -> None:
+        updating.start()
+        while old.settings.observe is False:
+            time.sleep(0)
+        updating.join(0.05)  # it goes on to the lock that this replacement holds
+
+    new.meanwhile = update
+    pipeline.replace(new)
+    updating.join(10)
+    assert pipeline.policies == (new,)
+
+
+def test_an_update_in_the_moment_of_a_replacement_is_folded_in() -> None:
+    class Late(Meeting):
+        def apply(self, settings: GateSettings) -> None:
+            self.waits = settings.observe
+
+    log: Log = []
+    late = Late(log, "late")
+    updating = threading.Thread(target=lambda: late.update(observe=True))
+    pipeline = Pipeline("x")
+
+    def update() -> None:
+        updating.start()
+        updating.join(0.05)
+
+    late.meanwhile = update
+    pipeline.replace(late)
+    updating.join(10)
+    pipeline.call(lambda: None)
+    assert log[0] == ("admit", "late")
 
 
 def test_what_cannot_be_a_pipeline_changes_nothing() -> None:

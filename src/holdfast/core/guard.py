@@ -16,13 +16,14 @@ class Guard:
     a block without one is ok, unless ``failed()`` was called. Use ``async with`` where a gate may wait.
     """
 
-    __slots__ = ("_call", "_classifier", "_failed", "_gates", "_held")
+    __slots__ = ("_begun", "_call", "_classifier", "_failed", "_gates", "_held")
 
     def __init__(self, gates: Sequence[Gate[Any]], classifier: Classifier, call: Call) -> None:
         self._gates = gates
         self._classifier = classifier
         self._call = call
         self._held: list[tuple[Gate[Any], Any]] = []
+        self._begun = False
         self._failed = False
 
     @property
@@ -71,11 +72,15 @@ class Guard:
         self.__exit__(kind, error, traceback)
 
     def _begin(self) -> None:
-        if self._held:
+        if self._begun:
             raise RuntimeError("a guard is for one block: make a new one with guard()")
+        self._begun = True
         self._call.now = self._call.clock.now()
 
     def _leave(self) -> None:
-        while self._held:
+        if self._held:
             gate, token = self._held.pop()
-            gate.exit(self._call, token)
+            try:
+                gate.exit(self._call, token)
+            finally:  # whatever happens in one, an interrupt perhaps, the others are left too
+                self._leave()

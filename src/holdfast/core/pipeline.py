@@ -18,6 +18,8 @@ R = TypeVar("R")
 
 POLICIES_LIMIT: Final = 64
 """Policies in one pipeline."""
+BOUND: Final = ("operation", "key", "cost", "idempotent", "criticality", "colour", "arrived")
+"""The fields of a call that ``bind`` and ``guard`` set; the others are the pipeline's own business."""
 
 
 class Caller:
@@ -30,10 +32,15 @@ class Caller:
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """``fn`` under the pipeline: a function of the same kind and signature.
 
-        ``TypeError`` for generator functions: their work is done after they have returned. Use ``guard()``.
+        ``TypeError`` for what is no function, and for generator functions: their work is done after they have
+        returned. Use ``guard()``.
         """
         import inspect
 
+        if isinstance(fn, classmethod | staticmethod):
+            raise TypeError(f"{fn!r} is no function yet; write @{type(fn).__name__} above the pipeline, not below it")
+        if not callable(fn):
+            raise TypeError(f"{fn!r} cannot be called; decorate a function")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise TypeError(f"{fn!r} is a generator function; use 'with pipeline.guard():' around its body")
         asynchronous = _is_coroutine_function(fn)
@@ -55,12 +62,17 @@ class Caller:
         return cast("R", await run(self._made(fn, args, kwargs)))
 
     def bind(self, **fields: Any) -> "Caller":
-        """The same pipeline with fields of ``Call`` set: ``key``, ``cost``, ``idempotent``, ``criticality``, ..."""
-        merged = self._fields | fields
-        unknown = merged.keys() - set(Call.__struct_fields__)
-        if unknown:
-            raise TypeError(f"a call has no field {min(unknown)!r}; it has {', '.join(Call.__struct_fields__)}")
-        return Caller(self._pipeline, merged)
+        """The same pipeline with fields of ``Call`` set, those in ``BOUND``: ``key``, ``cost``, ``idempotent``, ...
+
+        ``TypeError`` for others. A deadline is ambient: ``deadline_within`` sets it.
+        """
+        wrong = min(fields.keys() - set(BOUND), default=None)
+        if wrong is not None:
+            hint = (
+                "put the call in a deadline_within() block" if wrong == "deadline" else f"there are {', '.join(BOUND)}"
+            )
+            raise TypeError(f"a call has no field {wrong!r} to bind; {hint}")
+        return Caller(self._pipeline, self._fields | fields)
 
     def guard(self, **fields: Any) -> Guard:
         """A ``with`` block under the pipeline, which must be of gates only; else ``TypeError``."""
@@ -69,12 +81,14 @@ class Caller:
         if len(gates) != len(pipeline.policies):
             others = ", ".join(policy.name for policy in pipeline.policies if not isinstance(policy, Gate))
             raise TypeError(f"a block cannot be run by {others}; decorate a function, or use call() or acall()")
-        return Guard(gates, pipeline.classifier, self.bind(**fields)._made(_block, (), {}))
+        return Guard(gates, pipeline.classifier, self.bind(**fields)._made(_block, (), {}, "block"))
 
     def _made(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], operation: str = "") -> Call:
         pipeline = self._pipeline
         clock = pipeline.clock
         call = Call(fn, args, kwargs, pipeline.name or operation, clock, clock.now(), current_deadline())
+        if not call.operation:
+            call.operation = _name_of(fn)
         for name, value in self._fields.items():
             setattr(call, name, value)
         return call
@@ -108,6 +122,8 @@ class Pipeline(Caller):
         classify: Classifier = DEFAULT,
         clock: Clock = SYSTEM,
     ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a pipeline comes first, and {name!r} is no text; write Pipeline('name', ...)")
         super().__init__(self, {})
         self.name = name
         self.clock = clock
@@ -132,9 +148,13 @@ class Pipeline(Caller):
                 raise ValueError(f"{policy.name!r} stands twice in pipeline {self.name!r}; make two policies")
         if len(policies) > POLICIES_LIMIT:
             raise ValueError(f"{len(policies)} policies in one pipeline; {POLICIES_LIMIT} is the limit")
-        self._compile(policies, classify or self.classifier, clock or self.clock)
+        settings = [policy.settings for policy in policies]
+        with self._lock:
+            self._compile(policies, classify or self.classifier, clock or self.clock)
         for policy in policies:
             policy.used_by(self)
+        if any(policy.settings is not before for policy, before in zip(policies, settings, strict=True)):
+            self.compile()  # an update came before its policy knew of this pipeline
 
     def entry(self, fn: Callable[..., Any], long_way: Callable[..., Any], asynchronous: bool) -> Any:
         """``fn`` under this pipeline, compiled together with it; ``long_way`` is what it does once that has changed."""
@@ -145,7 +165,8 @@ class Pipeline(Caller):
 
     def compile(self) -> None:
         """Fold the policies again: some are folded differently under other settings."""
-        self._compile(self.policies, self.classifier, self.clock)
+        with self._lock:
+            self._compile(self.policies, self.classifier, self.clock)
 
     def find(self, name: str) -> Policy[Any]:
         """The outermost policy of that name or kind. ``LookupError`` when there is none."""
@@ -160,12 +181,11 @@ class Pipeline(Caller):
         return [{"policy": policy.name, "kind": policy.kind, **policy.snapshot()} for policy in self.policies]
 
     def _compile(self, policies: tuple[Policy[Any], ...], classifier: Classifier, clock: Clock) -> None:
-        with self._lock:
-            invocation = _invocation(policies, classifier, clock)
-            run: Handler = _folded(policies, invocation, asynchronous=False)
-            run_async: AsyncHandler = _folded(policies, invocation, asynchronous=True)
-            self.policies, self.classifier, self.clock = policies, classifier, clock
-            self.run, self.run_async, self.version = run, run_async, object()
+        invocation = _invocation(policies, classifier, clock)
+        run: Handler = _folded(policies, invocation, asynchronous=False)
+        run_async: AsyncHandler = _folded(policies, invocation, asynchronous=True)
+        self.policies, self.classifier, self.clock = policies, classifier, clock
+        self.run, self.run_async, self.version = run, run_async, object()
 
 
 def _invocation(policies: Sequence[Policy[Any]], classifier: Classifier, clock: Clock) -> Invocation:
