@@ -260,7 +260,7 @@ def test_only_the_calls_that_it_is_meant_for_get_faults() -> None:
     assert hit() == (True, True, True)
     policy.update(operations=("users.*", "others"))
     assert hit() == (True, False, True)
-    policy.update(operations=("user", "users.?"))
+    policy.update(operations=("user", "get", "users.?"))
     assert hit() == (False, False, False)
     policy.update(operations=(), keys=(7, "x"))
     assert hit() == (False, False, True)
