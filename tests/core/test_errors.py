@@ -88,6 +88,12 @@ def test_a_refusal_says_who_why_and_when_to_come_back() -> None:
     assert str(Draining()) == "drain: the process is going away"
 
 
+def test_a_refusal_without_arguments_can_be_shown() -> None:
+    error = CircuitOpen()  # type: ignore[call-arg]
+    assert (str(error), error.policy, error.reason, error.retry_after) == ("", "", "", None)
+    assert str(CircuitOpen("stock")) == "stock"  # type: ignore[call-arg]
+
+
 def test_a_boot_error_keeps_the_detail_below_the_reason() -> None:
     assert str(BootError("cannot import", "Traceback")) == "cannot import\nTraceback"
     assert str(BootError("cannot import")) == "cannot import"

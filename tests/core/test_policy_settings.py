@@ -65,6 +65,7 @@ def test_settings_are_read_as_people_write_them() -> None:
         ("wait", 0, "Door wait: got 0, expected a duration such as 500ms or 1m30s, more than 0"),
         ("wait", "soon", "Door wait: got 'soon', expected a duration"),
         ("on", "NoSuchError", "Door on: got 'NoSuchError', expected the name of an exception"),
+        ("on", ".relative.Error", "Door on: got '.relative.Error', expected the name of an exception"),
         ("on", 5, "Door on: got 5, expected exceptions"),
         ("on", int, "Door on: got <class 'int'>, expected exceptions"),
         ("key", "tenant", "Door key: got 'tenant', expected a function; it can only be given in code"),

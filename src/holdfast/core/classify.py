@@ -11,6 +11,8 @@ import msgspec
 from holdfast.core.call import FAILED, IGNORED, OK, Call, Verdict
 from holdfast.core.errors import CallCancelled, DeadlineExceeded, Rejected
 
+_REFUSALS: Final = (Rejected, CallCancelled)
+
 
 class Classifier(msgspec.Struct, frozen=True):
     """Judges each attempt once, for every policy of its pipeline. Immutable, safe to share.
@@ -43,7 +45,7 @@ class Classifier(msgspec.Struct, frozen=True):
         if isinstance(error, self.ignore):
             return IGNORED
         if isinstance(error, Exception):
-            if isinstance(error, Rejected | CallCancelled):
+            if isinstance(error, _REFUSALS):
                 return FAILED if isinstance(error, DeadlineExceeded) else IGNORED
             return FAILED if isinstance(error, self.record) else OK
         return FAILED if call.now >= call.deadline else IGNORED

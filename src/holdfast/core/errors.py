@@ -84,7 +84,8 @@ class Rejected(HoldfastError):
     """``policy`` refused the call because of ``reason``; ``retry_after`` is seconds, None when unknown.
 
     ``snapshot`` is what the policy went by, as plain values; or a tuple of a module's function and its arguments,
-    which makes them when somebody asks. Arguments are by position only.
+    which makes them when somebody asks. Arguments are by position only. One that is made without any, as tests do,
+    has empty texts.
     """
 
     # There is no __init__ at run time: refusals have to be cheap, for that is when they are needed, and the
@@ -103,12 +104,12 @@ class Rejected(HoldfastError):
     @property
     def policy(self) -> str:
         """The name of the policy that refused."""
-        return str(self.args[0])
+        return str(self.args[0]) if self.args else ""
 
     @property
     def reason(self) -> str:
         """Why, for people."""
-        return str(self.args[1])
+        return str(self.args[1]) if len(self.args) > 1 else ""
 
     @property
     def retry_after(self) -> float | None:
@@ -126,7 +127,7 @@ class Rejected(HoldfastError):
 
     def __str__(self) -> str:
         later = "" if self.retry_after is None else f"; retry after {self.retry_after:g} s"
-        return f"{self.policy}: {self.reason}{later}"
+        return f"{': '.join(part for part in (self.policy, self.reason) if part)}{later}"
 
 
 class Draining(Rejected):

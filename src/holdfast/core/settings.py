@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -46,7 +46,7 @@ def _error_class(item: Any) -> type[BaseException]:
         module, _, name = item.rpartition(".")
         try:
             item = getattr(importlib.import_module(module or "builtins"), name)
-        except (ImportError, AttributeError, ValueError):
+        except Exception:  # importing runs the module's own code, which may raise anything
             raise Refused("the name of an exception, such as OSError or package.module.Error", "") from None
     if isinstance(item, type) and issubclass(item, BaseException):
         return item
@@ -146,6 +146,3 @@ def placed(error: ConfigError, where: str) -> ConfigError:
     inside = error.path.rpartition(" ")[2]
     dot = "" if inside.startswith("[") or not where else "."
     return ConfigError(f"{where}{dot}{inside}", error.value, error.expected, hint=error.hint)
-
-
-Function: TypeAlias = Callable[..., Any]
