@@ -98,3 +98,45 @@ def test_time_is_virtual_in_every_order() -> None:
         await asyncio.gather(asyncio.sleep(3600), asyncio.sleep(3600))
 
     assert every_order(scenario).complete
+
+
+def test_timers_of_one_moment_run_in_every_order() -> None:
+    seen: set[tuple[str, ...]] = set()
+
+    async def scenario() -> None:
+        log: list[str] = []
+        loop = asyncio.get_running_loop()
+        for name in "abc":
+            loop.call_later(1, log.append, name)
+        await asyncio.sleep(2)
+        seen.add(tuple(log))
+
+    assert every_order(scenario, limit=10_000).complete
+    assert len(seen) == math.factorial(3)
+
+
+def test_a_timer_that_is_cancelled_in_the_moment_it_falls_due_does_not_run() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        log: list[str] = []
+        timers: list[asyncio.TimerHandle] = []
+
+        def first(name: str, other: int) -> None:
+            log.append(name)
+            timers[other].cancel()
+
+        timers += [loop.call_later(1, first, "a", 1), loop.call_later(1, first, "b", 0)]
+        await asyncio.sleep(2)
+        assert len(log) == 1
+
+    assert every_order(scenario).complete
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, pytest.fail.Exception])
+def test_what_is_no_exception_fails_an_order_too(error: type[BaseException]) -> None:
+    async def scenario() -> None:
+        raise error
+
+    with pytest.raises(OrderFailed) as caught:
+        every_order(scenario)
+    assert isinstance(caught.value.__cause__, error)

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from core.test_pipeline import Recorder, Twice
-from holdfast.core.call import FAILED, OK
+from holdfast.core.call import FAILED, IGNORED, OK
+from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
@@ -98,6 +99,16 @@ def test_an_injected_fault_is_the_dependencys_failure() -> None:
     with failing(pipeline, OSError("injected")), pytest.raises(OSError, match="injected"):
         pipeline.call(lambda: 1)
     assert log[-1][2] is FAILED
+
+
+def test_an_injected_fault_is_judged_as_the_functions_own_would_be() -> None:
+    log: list[Any] = []
+    pipeline = Pipeline("x", Recorder(log), classify=Classifier(ignore=(KeyError,), record=(OSError,)))
+    with failing(pipeline, KeyError, OSError, ValueError):
+        for kind in (KeyError, OSError, ValueError):
+            with pytest.raises(kind):
+                pipeline.call(lambda: 1)
+    assert [entry[2] for entry in log if entry[0] == "exit"] == [IGNORED, FAILED, OK]
 
 
 def test_slow_attempts_meet_the_limit() -> None:

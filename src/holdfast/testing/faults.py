@@ -20,7 +20,14 @@ class _Planned(Policy[PolicySettings]):
 
     kind = "planned"
 
-    def __init__(self, errors: tuple[BaseException | type[BaseException], ...], times: int, seconds: float) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        errors: tuple[BaseException | type[BaseException], ...],
+        times: int,
+        seconds: float,
+    ) -> None:
+        self.pipeline = pipeline
         self.errors = errors
         self.left = times
         self.seconds = seconds
@@ -29,49 +36,54 @@ class _Planned(Policy[PolicySettings]):
 
     def wrap(self, inner: Handler) -> Handler:
         def run(call: Call) -> Any:
-            if not self._take():
+            number = self._take()
+            if number is None:
                 return inner(call)
             call.clock.pause(self._seconds_of(call))
-            self._fail(call)
+            self._fail(call, number)
             return inner(call)
 
         return run
 
     def wrap_async(self, inner: AsyncHandler) -> AsyncHandler:
         async def run(call: Call) -> Any:
-            if not self._take():
+            number = self._take()
+            if number is None:
                 return await inner(call)
             if self.seconds > 0:
                 await call.clock.sleep(self._seconds_of(call))
-            self._fail(call)
+            self._fail(call, number)
             return await inner(call)
 
         return run
 
-    def _take(self) -> bool:
+    def _take(self) -> int | None:
+        """The number of this attempt; None when enough have failed."""
         with self.lock:
             if self.left <= 0:
-                return False
+                return None
             self.left -= 1
             self.begun += 1
-            return True
+            return self.begun - 1
 
     def _seconds_of(self, call: Call) -> float:
         # On an instant clock nothing takes time, so no timer will end what goes on past its deadline.
         left = call.deadline - call.clock.now()
         return min(self.seconds, left) if isinstance(call.clock, InstantClock) else self.seconds
 
-    def _fail(self, call: Call) -> None:
+    def _fail(self, call: Call, number: int) -> None:
         if isinstance(call.clock, InstantClock) and call.clock.now() >= call.deadline:
             call.now = call.clock.now()
             call.verdict = FAILED
             raise DeadlineExceeded("slowed", "took longer than its deadline allowed")
         if not self.errors:
             return
-        error = self.errors[(self.begun - 1) % len(self.errors)]
-        call.now = call.clock.now()
-        call.verdict = FAILED
-        raise error
+        try:
+            raise self.errors[number % len(self.errors)]
+        except BaseException as error:
+            call.now = call.clock.now()
+            call.verdict = self.pipeline.classifier.of_error(error, call)
+            raise
 
 
 @contextmanager
@@ -80,18 +92,18 @@ def failing(
 ) -> Iterator[None]:
     """The first ``times`` attempts in the block raise ``errors`` in turn, in place of calling the function.
 
-    ``target`` is a pipeline, or a function decorated with one. To its policies they are the dependency's own failures.
+    ``target`` is a pipeline, or a function decorated with one. To its policies it is as if the function raised them.
     """
     if not errors:
         raise TypeError("failing() needs the exceptions to raise, such as failing(fetch, OSError)")
-    with _planned(target, _Planned(errors, times, 0.0)):
+    with _planned(target, errors, times, 0.0):
         yield
 
 
 @contextmanager
 def slowed(target: "Pipeline | Callable[..., Any]", seconds: float, *, times: int = ALWAYS) -> Iterator[None]:
     """The first ``times`` attempts in the block take ``seconds`` more, by the pipeline's clock."""
-    with _planned(target, _Planned((), times, seconds)):
+    with _planned(target, (), times, seconds):
         yield
 
 
@@ -111,8 +123,14 @@ def fresh(target: "Pipeline | Callable[..., Any]") -> Iterator[None]:
 
 
 @contextmanager
-def _planned(target: "Pipeline | Callable[..., Any]", planned: _Planned) -> Iterator[None]:
+def _planned(
+    target: "Pipeline | Callable[..., Any]",
+    errors: tuple[BaseException | type[BaseException], ...],
+    times: int,
+    seconds: float,
+) -> Iterator[None]:
     pipeline = target if isinstance(target, Pipeline) else pipeline_of(target)
+    planned = _Planned(pipeline, errors, times, seconds)
     pipeline.replace(*pipeline.policies, planned)
     try:
         yield

@@ -10,11 +10,13 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVarTuple, Unpack
 
 import msgspec
 
 from holdfast.core.clock import JumpingSelector, VirtualClock, VirtualLoop
+
+Ts = TypeVarTuple("Ts")
 
 ORDERS_LIMIT: Final = 2_000
 """Orders that are tried unless the test says otherwise."""
@@ -108,7 +110,9 @@ def _run(scenario: Callable[[], Coroutine[Any, Any, object]], choices: _Choices,
     clock = VirtualClock()
     try:
         clock.run(scenario(), loop=lambda clock, selector: _ChoosingLoop(clock, selector, choices))
-    except Exception as error:  # whatever the scenario found wrong
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # whatever was wrong; a leaked cancellation and pytest's own are no ``Exception``
         raise OrderFailed(choices.schedule, order) from error
 
 
@@ -118,6 +122,17 @@ class _ChoosingLoop(VirtualLoop):
     def __init__(self, clock: VirtualClock, selector: JumpingSelector, choices: _Choices) -> None:
         super().__init__(clock, selector)
         self._choices = choices
+
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Any = None
+    ) -> asyncio.TimerHandle:
+        # A timer that falls due becomes ready like all else, so that those of one moment run in every order too.
+        def run() -> None:
+            if not timer.cancelled():
+                callback(*args)
+
+        timer = super().call_at(when, lambda: self.call_soon(run, context=context), context=context)
+        return timer
 
     def _run_once(self) -> None:
         ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
