@@ -56,6 +56,24 @@ def test_whoever_comes_as_the_execution_ends_does_not_ask_again(run_async: RunAs
     assert asked == [1]
 
 
+def test_whoever_missed_just_before_a_result_came_does_not_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    cache = Cache()
+
+    @cache
+    def load() -> int:
+        asked.append(1)
+        return 1
+
+    def somebody_else_is_faster(key: object) -> None:
+        monkeypatch.undo()
+        load()
+
+    monkeypatch.setattr(cache._thread_flights, "find", somebody_else_is_faster)
+    assert load() == 1
+    assert asked == [1]
+
+
 @pytest.mark.usefixtures("switching_often")
 def test_threads_that_miss_the_same_key_ask_once() -> None:
     asked: list[int] = []
