@@ -2,7 +2,7 @@
 # make test   every test
 # make check  style, types, floors, house rules
 # make bench  the comparison with other servers (installs them, and wrk where it may)
-.PHONY: run test unit e2e check format bench soak versions clean
+.PHONY: run test unit e2e check format bench bench-policies soak versions clean
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
@@ -38,6 +38,10 @@ bench:
 	@scripts/setup dev
 	$(PYTHON) -m benchmarks.zero_loss $(ARGS)
 	$(PYTHON) -m benchmarks.throughput
+
+bench-policies:
+	@scripts/setup dev
+	$(PYTHON) -m benchmarks.policies $(ARGS)
 
 soak:
 	@scripts/setup dev
