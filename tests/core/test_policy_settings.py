@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -124,3 +125,38 @@ def test_a_gate_that_observes_counts_tells_and_lets_pass() -> None:
     door.update(observe=False)
     with pytest.raises(RateLimited):
         door.call(lambda: 1)
+
+
+def test_updates_from_two_threads_do_not_undo_each_other() -> None:
+    others: list[threading.Thread] = []
+
+    class MeetingSettings(GateSettings, frozen=True):
+        width: int = 1
+        height: int = 1
+
+        def check(self) -> None:
+            if self.width == 2 and not others:
+                others.append(threading.Thread(target=lambda: meeting.update(height=2)))
+                others[0].start()
+                others[0].join(0.05)  # it may come first now, or has to wait
+
+    class Meeting(Gate[MeetingSettings]):
+        kind = "meeting"
+
+        @accepts(MeetingSettings)
+        def __init__(self, settings: MeetingSettings) -> None:
+            super().__init__(settings)
+
+        def enter(self, call: Call) -> None: ...
+
+    meeting = Meeting()
+    meeting.update(width=2)
+    others[0].join(10)
+    assert (meeting.settings.width, meeting.settings.height) == (2, 2)
+
+
+def test_arguments_may_be_called_what_a_policy_calls_its_own() -> None:
+    def fn(fn: int, self: int) -> int:
+        return fn + self
+
+    assert Door(observe=True).call(fn, fn=1, self=2) == 3

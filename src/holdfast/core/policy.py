@@ -77,6 +77,8 @@ class Policy(ABC, Generic[S]):
 
     def __init__(self, settings: S) -> None:
         self.lock = threading.Lock()
+        # For changes of settings and users only, never on a call's way: settings may check themselves under it.
+        self._changing = threading.RLock()
         self.listeners = Listeners()
         self.settings = settings
         self.name = settings.name or self.kind
@@ -115,15 +117,18 @@ class Policy(ABC, Generic[S]):
         Raises ``ConfigError`` for values that do not fit and ``TypeError`` for names that are none; then nothing
         has changed.
         """
-        self.replace_settings(msgspec.structs.replace(self.settings, **changes))
+        with self._changing:
+            self.replace_settings(msgspec.structs.replace(self.settings, **changes))
 
     def replace_settings(self, settings: S) -> None:
         """As ``update``, with all settings at once."""
-        with self.lock:
-            self.apply(settings)
-            self.settings = settings
-            self.name = settings.name or self.kind
-        for pipeline in tuple(self._users):
+        with self._changing:
+            with self.lock:
+                self.apply(settings)
+                self.settings = settings
+                self.name = settings.name or self.kind
+            users = tuple(self._users)
+        for pipeline in users:
             pipeline.compile()
 
     def snapshot(self) -> dict[str, Any]:
@@ -132,16 +137,17 @@ class Policy(ABC, Generic[S]):
 
     def used_by(self, pipeline: "Pipeline") -> None:
         """Remember (weakly) a pipeline that has to be compiled anew when settings change."""
-        self._users.add(pipeline)
+        with self._changing:
+            self._users.add(pipeline)
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         return self._alone(getattr(fn, "__qualname__", ""))(fn)
 
-    def call(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run ``fn`` under this policy."""
         return self._single.call(fn, *args, **kwargs)
 
-    def acall(self, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the coroutine function ``fn`` under this policy."""
         return self._single.acall(fn, *args, **kwargs)
 
