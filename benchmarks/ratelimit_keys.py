@@ -34,10 +34,8 @@ def main() -> int:
             pipeline.bind(key=f"user-{number}").call(_nothing)
         held = limit.snapshot()["keys"]
         more = (memory().rss - start) / 2**20
-        print(
-            f"| {(step + 1) * keys // STEPS:,} | {more:.1f} | {held:,} | {limit.refused} | {time.perf_counter() - began:.0f} |",
-            flush=True,
-        )
+        seen, spent = (step + 1) * keys // STEPS, time.perf_counter() - began
+        print(f"| {seen:,} | {more:.1f} | {held:,} | {limit.refused} | {spent:.0f} |", flush=True)
     return 0
 
 
