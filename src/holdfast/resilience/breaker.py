@@ -1,11 +1,12 @@
 """Breaker: keeps calls away from a dependency that fails, and finds out by a few of them when it is well again."""
 
 import random
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from holdfast.core.call import IGNORED, OK, Call
+from holdfast.core.call import IGNORED, OK, Call, Verdict
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.errors import CircuitOpen
 from holdfast.core.event import Event
@@ -23,7 +24,10 @@ from holdfast.resilience.breaker_states import (
     BreakerState,
     Circuit,
     Lease,
+    Refusal,
 )
+from holdfast.resilience.turns import Turns
+from holdfast.resilience.window import Window
 
 if TYPE_CHECKING:
     from holdfast.core.pipeline import Pipeline
@@ -32,6 +36,7 @@ __all__ = ["Breaker", "BreakerChanged", "BreakerSettings", "BreakerState"]
 
 SPARED: Final = Lease(-inf)
 """The token of a call that would have been refused: no half-open period knows it, so its result is dropped."""
+CHANGING: Final = "its state is about to change"
 EVERY: Final = object()
 """Stands for every key."""
 
@@ -72,11 +77,15 @@ class Breaker(Gate[BreakerSettings]):
         self._chance = random.Random(settings.seed)  # noqa: S311 - spreads openings, keeps no secret
         self._circuit = Circuit(settings, self._chance)
         self._circuits: Circuits | None = None
-        self._clock: Clock = SYSTEM
+        self._pipeline: Callable[[], Pipeline | None] = lambda: None
+        self._turns = Turns()
         super().__init__(settings)
         self._announcer = Announcer(self.listeners)
 
     def apply(self, settings: BreakerSettings) -> None:
+        self._turns.run(self._adopt, settings)
+
+    def _adopt(self, settings: BreakerSettings) -> None:
         now = self._clock.now()
         self.timed = settings.slow_call is not None
         self._slow_call = inf if settings.slow_call is None else float(settings.slow_call)
@@ -169,14 +178,18 @@ class Breaker(Gate[BreakerSettings]):
         self._command(key, lambda circuit, now: circuit.reset(now, reason))
 
     def snapshot(self) -> dict[str, Any]:
-        now = self._clock.now()
-        with self.lock:
-            state = self._circuit.snapshot(now) if self._circuits is None else self._circuits.snapshot(now)
-        return {**super().snapshot(), **state}
+        circuits: Circuit | Circuits = self._circuit if self._circuits is None else self._circuits
+        return {**super().snapshot(), **self._turns.look(circuits.snapshot, self._clock.now())}
 
     def used_by(self, pipeline: "Pipeline") -> None:
         super().used_by(pipeline)
-        self._clock = pipeline.clock  # for what is done outside of a call
+        self._pipeline = weakref.ref(pipeline)
+
+    @property
+    def _clock(self) -> Clock:
+        """For what is done outside of a call."""
+        pipeline = self._pipeline()
+        return SYSTEM if pipeline is None else pipeline.clock
 
     def _ask(self, call: Call) -> Any:
         """``enter`` for all but the commonest cases. Returns a refusal: each frame that it passes through costs."""
@@ -187,16 +200,24 @@ class Breaker(Gate[BreakerSettings]):
             window = circuit.admitted
             if window is not None:
                 return Began(window, call.now) if self.timed else window
-        with self.lock:
-            if circuit is None:
-                assert circuits is not None
-                circuit = circuits.find_or_make(call.key)
-            token = circuit.admit(call.now)
-            self._follow(circuit, call.key, call.clock)
-            refusal, facts = circuit.refusal, circuit.facts
+        if self._turns.mine:
+            # A finalizer or a signal handler in the middle of a change: what it would find is not certain.
+            return self._refusal(call, Refusal(reason=CHANGING), self._facts)
+        token, refusal, facts = self._turns.look(self._admit, call)
         self._announcer.tell()
-        if token is not None:
-            return Began(token, call.now) if self.timed and not isinstance(token, Lease) else token
+        if token is None:
+            return self._refusal(call, refusal, facts)
+        return Began(token, call.now) if self.timed and not isinstance(token, Lease) else token
+
+    def _admit(self, call: Call) -> tuple[Window | Lease | None, Refusal, Mapping[str, Any]]:
+        """A job: a token, or None and what is to be told."""
+        circuits = self._circuits
+        circuit = self._circuit if circuits is None else circuits.find_or_make(call.key)
+        token = circuit.admit(call.now)
+        self._follow(circuit, call.key, call.clock)
+        return token, circuit.refusal, circuit.facts
+
+    def _refusal(self, call: Call, refusal: Refusal, facts: Mapping[str, Any]) -> CircuitOpen | Lease:
         left = refusal.until - call.now if refusal.ends else None
         error = CircuitOpen(self.name, refusal.reason, left, facts)
         return SPARED if self.spares(call, error) else error
@@ -215,36 +236,41 @@ class Breaker(Gate[BreakerSettings]):
                 return
         if token is SPARED or (call.verdict is IGNORED and kind is not Lease):
             return
-        circuits = self._circuits
-        with self.lock:
-            circuit = self._circuit if circuits is None else circuits.by_key.get(call.key)
-            if circuit is not None:
-                circuit.settle(token, call.now, call.verdict)
-                if kind is not Lease and not circuit.changes:
-                    return
-                self._follow(circuit, call.key, call.clock)
+        self._turns.run(self._learn, token, call.now, call.verdict, call.key, call.clock)
         self._announcer.tell()
+
+    def _learn(self, token: Any, now: float, verdict: Verdict, key: Hashable, clock: Clock) -> None:
+        """A job: a call ended."""
+        circuits = self._circuits
+        circuit = self._circuit if circuits is None else circuits.by_key.get(key)
+        if circuit is not None:
+            circuit.settle(token, now, verdict)
+            if circuit.changes or token.__class__ is Lease:
+                self._follow(circuit, key, clock)
 
     def _command(self, key: Hashable, give: Callable[[Circuit, float], None]) -> None:
-        clock = self._clock
-        now = clock.now()
-        with self.lock:
-            circuits = self._circuits
-            if circuits is None:
-                if key is not EVERY:
-                    raise TypeError(f"{self.name} has no breaker for each key; set per_key, or leave key out")
-                chosen: list[tuple[Hashable, Circuit]] = [(None, self._circuit)]
-            elif key is EVERY:
-                chosen = list(circuits.by_key.items())
-            else:
-                chosen = [(key, circuits.find_or_make(key))]
-            for whose, circuit in chosen:
-                give(circuit, now)
-                self._follow(circuit, whose, clock)
+        if self._circuits is None and key is not EVERY:
+            raise TypeError(f"{self.name} has no breaker for each key; set per_key, or leave key out")
+        self._turns.run(self._obey, key, give)
         self._announcer.tell()
 
+    def _obey(self, key: Hashable, give: Callable[[Circuit, float], None]) -> None:
+        """A job: somebody gave an order."""
+        clock = self._clock
+        now = clock.now()
+        circuits = self._circuits
+        if circuits is None:
+            chosen: list[tuple[Hashable, Circuit]] = [(None, self._circuit)]
+        elif key is EVERY:
+            chosen = list(circuits.by_key.items())
+        else:
+            chosen = [(key, circuits.find_or_make(key))]
+        for whose, circuit in chosen:
+            give(circuit, now)
+            self._follow(circuit, whose, clock)
+
     def _follow(self, circuit: Circuit, key: Hashable, clock: Clock) -> None:
-        """Take over what changed in ``circuit``. Under the lock."""
+        """Take over what changed in ``circuit``. In a job."""
         self._mirror()
         if circuit.changes:
             if self.listeners.active:
@@ -254,7 +280,7 @@ class Breaker(Gate[BreakerSettings]):
             circuit.changes.clear()
 
     def _mirror(self) -> None:
-        """Keep what ``enter`` reads where it is read fastest. Under the lock."""
+        """Keep what ``enter`` reads where it is read fastest. In a job."""
         circuit = self._circuit
         keyed = self._circuits is not None
         self._until, self._reach, self._reason, self._ends = ASK if keyed else circuit.refusal

@@ -1,6 +1,8 @@
 """Throttle: a client that sees its calls fail makes fewer of them, in proportion; nobody has to tell it."""
 
 import random
+import weakref
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
@@ -11,6 +13,7 @@ from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import GateSettings, Seconds, about
 from holdfast.resilience.announcer import Announcer
+from holdfast.resilience.turns import Turns
 from holdfast.resilience.window import BUCKETS_LIMIT, CountWindow, TimeWindow
 
 if TYPE_CHECKING:
@@ -84,16 +87,21 @@ class Throttle(Gate[ThrottleSettings]):
     def __init__(self, settings: ThrottleSettings) -> None:
         self._random = random.Random(settings.seed).random  # noqa: S311 - sheds load, keeps no secret
         self._window = TimeWindow(settings.window, settings.buckets)
-        self._clock: Clock = SYSTEM
+        self._pipeline: Callable[[], Pipeline | None] = lambda: None
         self._end = self._last_pass = -inf
         self._k = float(settings.k)
         self._accepts_before = self._requests_before = 0
         self._watched = self._throttling = False
         self._reason = ""
+        self._turns = Turns()
         super().__init__(settings)
         self._announcer = Announcer(self.listeners)
 
     def apply(self, settings: ThrottleSettings) -> None:
+        self._turns.run(self._adopt, settings)
+
+    def _adopt(self, settings: ThrottleSettings) -> None:
+        """A job: go by other settings."""
         self._k_max = float(settings.k)
         self._k_fall = 0.0 if settings.k_min is None else (self._k_max - settings.k_min) / settings.buckets
         self._min_calls = settings.min_calls
@@ -111,14 +119,13 @@ class Throttle(Gate[ThrottleSettings]):
         if now < window.edge:
             return window
         if now >= self._end:
-            self._roll(call)
-        answer = self._draw_lots(call, self._random())
-        if answer.__class__ is not Overloaded:
-            return answer
-        try:
-            raise answer
-        finally:
-            del answer  # see Gate.enter
+            self._turns.run(self._roll, now, call.clock)
+            self._announcer.tell()
+        if self._draw_lots(now, self._random()):
+            return window
+        if self.settings.observe:
+            return self._spare(call, Overloaded(self.name, self._reason))
+        raise self.counted(call, Overloaded(self.name, self._reason))
 
     def exit(self, call: Call, token: Any) -> None:
         # One step: see window.py.
@@ -128,8 +135,7 @@ class Throttle(Gate[ThrottleSettings]):
             self._learn(call, token)
 
     def snapshot(self) -> dict[str, Any]:
-        with self.lock:
-            ok, failed, dropped = self._window.counts(self._clock.now())
+        ok, failed, dropped = self._turns.look(self._window.counts, self._clock.now())
         requests = ok + failed + dropped
         odds = drop_probability(requests, ok, self._k) if requests >= self._min_calls else 0.0
         return {
@@ -144,10 +150,16 @@ class Throttle(Gate[ThrottleSettings]):
 
     def used_by(self, pipeline: "Pipeline") -> None:
         super().used_by(pipeline)
-        self._clock = pipeline.clock  # for what is done outside of a call
+        self._pipeline = weakref.ref(pipeline)
 
-    def _draw_lots(self, call: Call, lot: float) -> Any:
-        """The window as a token, or a refusal. One step: it calls nothing before it has stored what it stores."""
+    @property
+    def _clock(self) -> Clock:
+        """For what is done outside of a call."""
+        pipeline = self._pipeline()
+        return SYSTEM if pipeline is None else pipeline.clock
+
+    def _draw_lots(self, now: float, lot: float) -> bool:
+        """Whether a call passes. One step: it calls nothing before it has stored what it stores."""
         window = self._window
         accepts = window.ok - self._accepts_before
         requests = window.ok + window.failed + window.marked - self._requests_before
@@ -155,33 +167,37 @@ class Throttle(Gate[ThrottleSettings]):
             requests >= self._min_calls
             and lot < self._cap
             and lot * (requests + 1) < requests - self._k * accepts
-            and 0.0 <= call.now - self._last_pass < self._pass_every
+            and 0.0 <= now - self._last_pass < self._pass_every
         ):
             window.marked += 1
-            error = Overloaded(self.name, self._reason)
-            return SPARED if self.spares(call, error) else error
-        self._last_pass = call.now
-        return window
+            return False
+        self._last_pass = now
+        return True
 
-    def _roll(self, call: Call) -> None:
-        """Go on to the bucket of ``call``."""
-        with self.lock:
-            self._window.roll(call.now)
-            self._weigh(call)
-        self._announcer.tell()
+    def _spare(self, call: Call, error: Overloaded) -> CountWindow:
+        self.spares(call, error)
+        return SPARED
+
+    def _roll(self, now: float, clock: Clock) -> None:
+        """A job: go on to the bucket of ``now``."""
+        self._window.roll(now)
+        self._weigh(now, clock)
 
     def _learn(self, call: Call, token: Any) -> None:
         """``exit`` for all but the commonest cases."""
         verdict = call.verdict
         if verdict is IGNORED or token is SPARED:
             return
-        with self.lock:
-            self._window.add(call.now, verdict is FAILED)
-            self._weigh(call)
+        self._turns.run(self._count, call.now, verdict is FAILED, call.clock)
         self._announcer.tell()
 
-    def _weigh(self, call: Call) -> None:
-        """Derive what ``enter`` goes by. Under the lock."""
+    def _count(self, now: float, failed: bool, clock: Clock) -> None:
+        """A job: a call ended."""
+        self._window.add(now, failed)
+        self._weigh(now, clock)
+
+    def _weigh(self, now: float, clock: Clock) -> None:
+        """Derive what ``enter`` goes by. In a job."""
         window = self._window
         self._k = self._k_max - self._k_fall * window.failing() if self._k_fall else self._k_max
         ok, failed, dropped = window.before()
@@ -191,7 +207,7 @@ class Throttle(Gate[ThrottleSettings]):
         requests = ok + failed + dropped
         too_many = requests > self._k * ok
         if too_many and not self._watched:
-            self._last_pass = call.now  # until now all have passed
+            self._last_pass = now  # until now all have passed
         self._watched = too_many
         window.watch(too_many)
         rolled = window.end != self._end
@@ -204,4 +220,4 @@ class Throttle(Gate[ThrottleSettings]):
             self._throttling = throttling
             if self.listeners.active:
                 event = ThrottleBegan if throttling else ThrottleEnded
-                self._announcer.note(event(call.clock.wall(), self.name, requests, ok))
+                self._announcer.note(event(clock.wall(), self.name, requests, ok))
