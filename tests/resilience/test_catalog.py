@@ -5,8 +5,12 @@ import pytest
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import ConfigError
+from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Policy
+from holdfast.resilience.budget import RetryBudget
 from holdfast.resilience.catalog import CATALOG, Catalog, build, fields, read, reconfigure
+from holdfast.resilience.ratelimit import RateLimit
+from holdfast.resilience.retry import Retry
 from holdfast.resilience.timeout import Timeout
 
 
@@ -84,6 +88,21 @@ def test_a_classifier_given_in_code_outlives_data_that_has_none() -> None:
     assert pipeline.classifier is mine
     reconfigure(pipeline, [{"classify": {"ignore": "OSError"}}])
     assert pipeline.classifier.ignore == (OSError,)
+
+
+def test_what_only_code_can_give_stays_when_data_changes_the_rest() -> None:
+    budget = RetryBudget(0.5)
+    limit = RateLimit("1/h", key=lambda call: call.key)
+    judge = Classifier(failed=lambda result: result > 5)
+    pipeline = Pipeline("x", Retry(3, budget=budget), limit, classify=judge)
+    reconfigure(pipeline, [{"retry": 2}, {"rate_limit": "2/h"}, {"classify": {"ignore": "KeyError"}}])
+    retry = pipeline.policies[0]
+    assert isinstance(retry, Retry)
+    assert (retry.budget, retry.settings.attempts) == (budget, 2)
+    assert [pipeline.bind(key=key).call(lambda: 1) for key in ("a", "a", "b", "b")] == [1] * 4
+    assert (pipeline.classifier.ignore, pipeline.classifier.failed) == ((KeyError,), judge.failed)
+    reconfigure(pipeline, [{"retry": {"attempts": 2, "budget": False}}])
+    assert retry.budget is None
 
 
 def test_the_place_of_the_data_is_told() -> None:

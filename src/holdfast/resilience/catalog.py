@@ -31,6 +31,8 @@ from holdfast.resilience.singleflight import SingleFlight
 from holdfast.resilience.throttle import Throttle
 from holdfast.resilience.timeout import Timeout
 
+PLAIN: Final = (str, int, float, tuple, list, Mapping, msgspec.Struct, type(None))
+"""What a setting may be that comes from data; anything else was given by code."""
 CLASSIFY: Final = "classify"
 """The entry that is no policy."""
 
@@ -134,20 +136,29 @@ def reconfigure(
     """Make ``pipeline`` what ``data`` says, while calls are under way.
 
     A policy that stays, by kind and name, keeps its state and takes the new settings; of several alike the first
-    stays the first. Data without ``classify`` leaves the classifier as it is. ``ConfigError`` as ``read``, and then
-    nothing has changed. Not for two threads at once.
+    stays the first. What only code can give (functions, shared budgets, clocks) stays unless the data says something
+    else in its place; so does the classifier. ``ConfigError`` as ``read``, and then nothing has changed. Not for two
+    threads at once.
     """
     plan = read(data, where=where or f"pipelines.{pipeline.name}", source=source, catalog=catalog)
     left = list(pipeline.policies)
     chosen: list[Policy[Any]] = []
+    changed: list[tuple[Policy[Any], PolicySettings]] = []
     for kind, settings in plan.entries:
         name = settings.name or kind.kind
         old = next((policy for policy in left if type(policy) is kind and policy.name == name), None)
-        if old is not None:
+        if old is None:
+            chosen.append(kind.from_settings(settings))
+        else:
             left.remove(old)
-            old.replace_settings(settings)
-        chosen.append(old or kind.from_settings(settings))
-    pipeline.replace(*chosen, classify=plan.classifier)
+            chosen.append(old)
+            changed.append((old, _with_code_of(old.settings, settings)))
+    classifier = plan.classifier
+    if classifier is not None and classifier.failed is None:
+        classifier = msgspec.structs.replace(classifier, failed=pipeline.classifier.failed)
+    for policy, settings in changed:
+        policy.replace_settings(settings)
+    pipeline.replace(*chosen, classify=classifier)
 
 
 _EXAMPLE: Final = 'write for example [{ timeout = "2s" }, { retry = 3 }, "breaker"]'
@@ -173,6 +184,16 @@ def _settings(schema: type[PolicySettings], value: object, place: str, source: s
     except ConfigError as error:
         wrong = placed(error, place)
         raise ConfigError(wrong.path, wrong.value, wrong.expected, source=source, hint=wrong.hint) from None
+
+
+def _with_code_of(old: PolicySettings, new: PolicySettings) -> PolicySettings:
+    """``new``, with what is at its default there and was given by code in ``old``."""
+    kept = {
+        field.name: getattr(old, field.name)
+        for field in settings_of(type(old))
+        if getattr(new, field.name) == field.default and not isinstance(getattr(old, field.name), PLAIN)
+    }
+    return msgspec.structs.replace(new, **kept) if kept else new
 
 
 def _classifier(value: object, place: str, source: str) -> Classifier:
