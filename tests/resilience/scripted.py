@@ -61,9 +61,11 @@ class Seen(Gate[SeenSettings]):
     @accepts(SeenSettings)
     def __init__(self, settings: SeenSettings) -> None:
         self.calls: list[tuple[Any, Any, Any]] = []
+        self.deadlines: list[float] = []
         super().__init__(settings)
 
     def enter(self, call: Call) -> Call:
+        self.deadlines.append(call.deadline)
         return call
 
     def exit(self, call: Call, token: Call) -> None:

@@ -86,6 +86,30 @@ def test_a_hedge_begins_in_the_context_of_the_call_and_not_in_that_of_the_first_
     assert seen == ["alice", "alice"]
 
 
+def test_attempts_do_not_see_what_the_others_have_changed_in_their_context() -> None:
+    user: ContextVar[str] = ContextVar("user")
+    seen: list[str] = []
+    clock = VirtualClock()
+
+    async def fn() -> None:
+        seen.append(user.get())
+        user.set(f"attempt {len(seen)}")
+        await asyncio.sleep(NEVER if len(seen) < 3 else 0)
+
+    async def main() -> None:
+        user.set("alice")
+        await Pipeline("x", Hedge(0.1, attempts=3), clock=clock).acall(fn)
+
+    clock.run(main())
+    assert seen == ["alice"] * 3
+
+
+def test_the_call_of_each_attempt_has_the_deadline_from_around_the_hedge() -> None:
+    inside = Seen()
+    ask(Dependency((NEVER, "first"), (0.0, "second")), Hedge(0.1), inside, Timeout(0.5), outside=(Timeout(2.0),))
+    assert inside.deadlines == pytest.approx([2.0, 2.0])
+
+
 def test_each_attempt_gets_the_whole_time_of_an_inner_timeout_and_the_deadline_from_outside() -> None:
     dependency = Dependency((0.4, "first"), (0.35, "second"))
     hedge = Hedge(0.1)

@@ -138,6 +138,36 @@ def test_a_task_that_was_cancelled_before_may_still_make_hedged_calls_while_it_c
     assert answers == ["second"]
 
 
+def test_a_first_attempt_that_was_cancelled_from_outside_may_clean_up_in_peace() -> None:
+    clock = VirtualClock(start=0.0)
+    begun: list[float] = []
+    cleaned: list[float] = []
+    hedge = Hedge(0.1, attempts=3)
+
+    async def fn() -> str:
+        begun.append(clock.now())
+        if len(begun) == 1:
+            try:
+                await asyncio.sleep(NEVER)
+            finally:
+                await asyncio.sleep(0.5)
+                cleaned.append(clock.now())
+        await asyncio.sleep(0.3)
+        return "second"
+
+    async def main() -> None:
+        task = asyncio.ensure_future(Pipeline("x", hedge, clock=clock).acall(fn))
+        await asyncio.sleep(0.15)
+        task.cancel()  # the hedge would win at 0.4, and a third attempt would begin at 0.2
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    clock.run(main())
+    assert begun == pytest.approx([0.0, 0.1])
+    assert cleaned == pytest.approx([0.65])
+    assert hedge.won == 0
+
+
 def test_an_asyncio_timeout_around_it_and_one_inside_work_as_ever(run_async: RunAsync) -> None:
     async def main() -> None:
         dependency = Dependency((NEVER, "first"), (NEVER, "second"))

@@ -110,6 +110,38 @@ def test_timeouts_count_as_slow_and_other_failures_not_at_all() -> None:
     assert hedge.delay == pytest.approx(0.5, rel=0.01)
 
 
+def test_timeouts_count_as_slow_once_the_delay_is_known_too() -> None:
+    clock = VirtualClock(start=0.0)
+    hedge = Hedge(quantile=0.5, samples=BATCH, budget=RetryBudget(ratio=0, floor=0))
+    pipeline = Pipeline("x", hedge, Timeout(0.5), clock=clock)
+
+    async def main() -> None:
+        for _ in range(BATCH):
+            await pipeline.acall(asyncio.sleep, 0.1)
+        assert hedge.delay == pytest.approx(0.1, rel=0.02)
+        for _ in range(2 * BATCH):
+            with pytest.raises(DeadlineExceeded):
+                await pipeline.acall(asyncio.sleep, 1)
+
+    clock.run(main())
+    assert hedge.delay == pytest.approx(0.5, rel=0.02)
+
+
+def test_fewer_answers_than_asked_for_are_not_trusted() -> None:
+    clock = VirtualClock(start=0.0)
+    hedge = Hedge(samples=2 * BATCH)
+    pipeline = Pipeline("x", hedge, clock=clock)
+
+    async def main() -> None:
+        for _ in range(2 * BATCH - 1):
+            await pipeline.acall(asyncio.sleep, 0.01)
+            assert hedge.delay == inf
+        await pipeline.acall(asyncio.sleep, 0.01)
+
+    clock.run(main())
+    assert hedge.delay == pytest.approx(0.01)
+
+
 def test_the_delay_of_the_quantile_is_not_shorter_than_the_least_one() -> None:
     clock = VirtualClock()
     hedge = Hedge(samples=BATCH, min_delay=0.02)

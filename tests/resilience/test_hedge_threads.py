@@ -1,5 +1,6 @@
 """Hedged sync calls: their attempts run in threads of the policy."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.core.call import FAILED, OK, Call
+from holdfast.core.call import FAILED, OK, Call, bare_call
 from holdfast.core.classify import Classifier
 from holdfast.core.context import check, current, current_deadline, deadline_within
 from holdfast.core.errors import CallCancelled, DeadlineExceeded
@@ -17,7 +18,8 @@ from holdfast.resilience.budget import RetryBudget
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.hedge import Hedge
 from holdfast.resilience.quantile import BATCH
-from holdfast.resilience.threadrace import SUPERSEDED, Threads
+from holdfast.resilience.race import Outcome
+from holdfast.resilience.threadrace import GIVEN_UP, SUPERSEDED, Inbox, Threads, Worker
 from resilience.scripted import Seen
 
 PATIENCE = 20.0
@@ -88,9 +90,11 @@ def test_a_quick_answer_begins_no_second_attempt_and_the_thread_is_used_again(cl
     hedge = closing(10.0)
     attempts = Attempts(*["quick"] * 50)
     pipeline = Pipeline("x", hedge)
-    assert [pipeline.call(attempts) for _ in range(50)] == [f"quick {number}" for number in range(50)]
-    assert len(set(attempts.threads)) <= 2
-    assert (hedge.hedges, hedge.threads.started) == (0, len(set(attempts.threads)))
+    for number in range(50):
+        assert pipeline.call(attempts) == f"quick {number}"
+        until(lambda: len(hedge.threads._idle) == 1)  # the thread rests a moment after the answer is there
+    assert len(set(attempts.threads)) == 1
+    assert (hedge.hedges, hedge.threads.started) == (0, 1)
 
 
 def test_the_loser_is_told_through_its_cancellation_and_its_permits_come_back(closing: Callable[..., Hedge]) -> None:
@@ -217,14 +221,67 @@ def test_without_room_in_the_budget_the_first_attempt_goes_on_alone(closing: Cal
 
 
 def test_threads_that_have_nothing_to_do_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Their time is over again and again while work comes. With queue.SimpleQueue one in ten rounds got stuck.
     monkeypatch.setattr("holdfast.resilience.threadrace.IDLE_SECONDS", 0.001)
-    threads = Threads(4)
+    for _ in range(30):
+        threads = Threads(4)
+        ran: list[int] = []
+        for _ in range(100):
+            while not threads.run(lambda ran=ran: ran.append(1)):  # type: ignore[misc]
+                time.sleep(0)
+        until(lambda threads=threads: threads.started == 0)  # type: ignore[misc]
+        assert (len(ran), threads._idle) == (100, [])
+
+
+def test_work_that_comes_as_a_threads_time_is_over_is_done() -> None:
+    threads = Threads(1)
     ran: list[int] = []
-    for _ in range(200):
-        while not threads.run(lambda: ran.append(1)):
-            time.sleep(0)
-    until(lambda: threads.started == 0)
-    assert len(ran) == 200
+    worker = Worker(lambda: ran.append(1))
+    threads.started = 1
+    threads._idle.append(worker)
+    assert threads.run(lambda: ran.append(2))
+    assert not threads._end(worker)  # as the thread does whose wait has just ended without work
+    threads.close()
+    threads._serve(worker)  # it does what has come, and then ends, since the pool is closed
+    assert ran == [2]
+
+
+def test_a_wait_for_an_outcome_ends_in_time_although_the_bell_was_rung_for_an_earlier_one() -> None:
+    inbox = Inbox()
+    outcome = Outcome(OK, 0.0)
+    for _ in range(2):
+        inbox.put(bare_call(), outcome)
+    for _ in range(2):
+        found = inbox.get(PATIENCE)
+        assert found is not None
+        assert found[1] is outcome
+    began = time.monotonic()
+    assert inbox.get(0.01) is None
+    assert 0.01 <= time.monotonic() - began < PATIENCE / 2
+    assert inbox.get(-1.0) is None
+
+
+def test_an_interrupted_wait_calls_the_attempts_off(closing: Callable[..., Hedge]) -> None:
+    attempts = Attempts("slow")
+
+    def fn() -> Any:
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, signal.SIGINT)
+        return attempts()
+
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline("x", closing(60.0)).call(fn)
+    until(lambda: len(attempts.threads) == 1)
+    attempts.let_go(1)
+    (error,) = attempts.ended
+    assert isinstance(error, CallCancelled)
+    assert error.reason == GIVEN_UP
+
+
+def test_one_attempt_needs_no_thread(closing: Callable[..., Hedge]) -> None:
+    here = threading.current_thread()
+    assert Pipeline("x", closing(SOON, attempts=1)).call(threading.current_thread) is here
 
 
 @pytest.mark.usefixtures("switching_often")

@@ -1,10 +1,12 @@
 """Attempts of one sync call that run at the same time, in threads: the first that is answered wins."""
 
+import contextlib
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from math import inf
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,82 +25,121 @@ SUPERSEDED: Final = "another attempt was answered first"
 GIVEN_UP: Final = "nobody waits for it any more"
 
 
+class Worker:
+    """A thread of the pool. Whoever gives it ``work`` rings its bell."""
+
+    __slots__ = ("bell", "work")
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work: Callable[[], object] | None = work
+        self.bell = threading.Lock()
+        self.bell.acquire()
+
+
 class Threads:
     """At most ``limit`` threads, started when they are needed. They keep no process alive. Safe from any thread."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.started = 0
-        self._idle = 0
+        self._idle: list[Worker] = []
         self._closed = False
         self._lock = threading.Lock()
-        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
 
     def run(self, work: Callable[[], object]) -> bool:
         """Run ``work``, which must not raise, in a thread. False when none is free, and after ``close``."""
         with self._lock:
             if self._closed:
                 return False
-            if self._idle:
-                self._idle -= 1
-            elif not self._start():
-                return False
-        self._work.put(work)
+            if not self._idle:
+                return self._start(work)
+            # The one that has been idle for the shortest time, so that those which are too many come to their end.
+            worker = self._idle.pop()
+            worker.work = work
+            worker.bell.release()
         return True
 
     @property
     def free(self) -> bool:
         """Whether there is a thread that could run something now."""
-        return not self._closed and (self._idle > 0 or self.started < self.limit)
+        return not self._closed and (bool(self._idle) or self.started < self.limit)
 
     def close(self) -> None:
         """Let each thread end as soon as it has nothing to do."""
         with self._lock:
             self._closed = True
-            for _ in range(self._idle):
-                self._work.put(None)
+            for worker in self._idle:
+                worker.bell.release()
+            self.started -= len(self._idle)
+            self._idle.clear()
 
-    def _start(self) -> bool:
+    def _start(self, work: Callable[[], object]) -> bool:
         if self.started >= self.limit:
             return False
         try:
-            threading.Thread(target=self._serve, name="holdfast-hedge", daemon=True).start()
+            threading.Thread(target=self._serve, args=(Worker(work),), name="holdfast-hedge", daemon=True).start()
         except RuntimeError:  # the system has no thread to give
             return False
         self.started += 1
         return True
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                work = self._work.get(timeout=IDLE_SECONDS)
-            except Empty:
-                work = None
-            if work is not None:
-                work()
-                work = None  # else it would keep an attempt and its result alive until the next one
-                if not self._rest():
-                    return
-            elif self._end():
+    def _serve(self, worker: Worker) -> None:
+        while worker.work is not None:
+            worker.work()
+            worker.work = None  # else it would keep an attempt and its result alive until the next one
+            if not self._rest(worker):
                 return
+            if not worker.bell.acquire(timeout=IDLE_SECONDS) and self._end(worker):
+                return
+            # Work that came in the very moment in which the time was over has left the bell rung.
+            worker.bell.acquire(blocking=False)
 
-    def _rest(self) -> bool:
+    def _rest(self, worker: Worker) -> bool:
         """The work is done: wait for more, unless there are too many threads."""
         with self._lock:
             if self._closed or self.started > self.limit:
                 self.started -= 1
                 return False
-            self._idle += 1
+            self._idle.append(worker)
             return True
 
-    def _end(self) -> bool:
-        """Nothing came: end, unless work is on its way to each thread that waits."""
+    def _end(self, worker: Worker) -> bool:
+        """Nothing came in time: end, unless it has come by now."""
         with self._lock:
-            if not self._idle:
+            if worker not in self._idle:
                 return False
-            self._idle -= 1
+            self._idle.remove(worker)
             self.started -= 1
             return True
+
+
+class Inbox:
+    """Where attempts put their outcomes, for one thread that waits.
+
+    Not a ``queue.SimpleQueue``: its ``get`` may wait past its timeout, for ever, on CPython 3.11 and 3.12.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[Call, Outcome]] = deque()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def put(self, attempt: Call, outcome: Outcome) -> None:
+        """Leave an outcome. Safe from any thread."""
+        self._items.append((attempt, outcome))
+        with contextlib.suppress(RuntimeError):  # somebody else has rung, and nobody has come yet
+            self._bell.release()
+
+    def get(self, seconds: float) -> tuple[Call, Outcome] | None:
+        """The next outcome. None when there is none within ``seconds``."""
+        end = time.monotonic() + seconds
+        while not self._items:
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            # Rung, perhaps for one that was taken already: look again.
+            self._bell.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+        return self._items.popleft()
 
 
 class ThreadRace:
@@ -112,20 +153,20 @@ class ThreadRace:
         self._begun = 0
         self._under_way: dict[Call, Cancellation] = {}
         self._outcomes: list[Outcome] = []
-        self._ended: SimpleQueue[tuple[Call, Outcome]] = SimpleQueue()
+        self._inbox = Inbox()
         self._hedge_at = inf
 
     def run(self) -> Any:
         """The outcome of the call; waits until ``call.deadline`` at most. An interrupted wait calls attempts off."""
         first = self._call.copy()
-        if not self._start(first):
-            self._policy.without_thread += 1
-            return self._inner(self._call)
         try:
-            outcome = self._wait(first)
+            outcome = self._wait(first) if self._start(first) else None
         except BaseException:
             self._call_off(GIVEN_UP)
             raise
+        if outcome is None:
+            self._policy.without_thread += 1
+            return self._inner(self._call)
         self._call_off(SUPERSEDED)
         try:
             return outcome.deliver(self._call)
@@ -137,15 +178,14 @@ class ThreadRace:
         policy, call, clock = self._policy, self._call, self._call.clock
         while self._under_way:
             until = min(self._hedge_at, call.deadline)
-            timeout = None if until == inf else min(max(until - clock.now(), 0.0), threading.TIMEOUT_MAX)
-            try:
-                attempt, outcome = self._ended.get(timeout=timeout)
-            except Empty:
+            found = self._inbox.get(until - clock.now())
+            if found is None:
                 if call.deadline <= self._hedge_at:
                     return self._late()
                 self._hedge()
                 continue
-            del self._under_way[attempt]
+            attempt, outcome = found
+            del found, self._under_way[attempt]
             if outcome.answered:
                 if attempt is not first:
                     policy.count_win(call)
@@ -183,7 +223,7 @@ class ThreadRace:
         token = Cancellation(current().cancellation)
 
         def work() -> None:
-            self._ended.put((attempt, context.run(self._try, attempt, token)))
+            self._inbox.put(attempt, context.run(self._try, attempt, token))
 
         self._under_way[attempt] = token
         if not self._policy.threads.run(work):
