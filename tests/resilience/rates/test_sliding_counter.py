@@ -1,6 +1,6 @@
 """The window counter against a model that keeps every use for ever, in exact fractions."""
 
-from collections import Counter
+from collections import defaultdict
 from fractions import Fraction
 from math import floor, inf
 from typing import Any
@@ -51,7 +51,7 @@ class SlidingCounterMachine(RuleBasedStateMachine):
         self.tested = counter(4, 5)
         self.now = Fraction(0)
         self.begun = False
-        self.windows: Counter[int] = Counter()
+        self.windows: dict[int, Fraction] = defaultdict(Fraction)
         self.booked = Fraction(-1)
         self.latest = 0
         self.held: list[tuple[Fraction, Fraction, Fraction, Any]] = []
