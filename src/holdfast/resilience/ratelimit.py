@@ -1,9 +1,12 @@
 """RateLimit: so many calls in so much time, for everybody or for each key, at once or after a wait."""
 
-from collections.abc import Callable, Hashable, Iterator
+import asyncio
+from collections.abc import Callable, Hashable
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from holdfast.core.call import Call, bare_call
 from holdfast.core.clock import SYSTEM, Clock
@@ -14,6 +17,7 @@ from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Gate, accepts
 from holdfast.resilience.rates import Meter, TokenBucket
 from holdfast.resilience.rates.book import MAIN, Book
+from holdfast.resilience.rates.line import Bell, TaskBell, ThreadBell
 from holdfast.resilience.rates.meter import GRAIN
 from holdfast.resilience.rates.reservation import Reservation
 from holdfast.resilience.rates.settings import RateLimitSettings
@@ -24,10 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KeysCrowded", "RateLimit", "RateLimitSettings", "Reservation"]
 
-WAKES: Final = 8
-"""How often a waiter that was woken early (uvloop counts in milliseconds) goes to sleep again."""
-NAP: Final = 0.001
-"""Seconds of such a sleep at the least."""
 WORTHWHILE: Final = 1e-6
 """Seconds before its deadline at which a call that has waited begins at the latest."""
 
@@ -74,10 +74,11 @@ class RateLimit(Gate[RateLimitSettings]):
         self._tier = attrgetter(settings.tier) if isinstance(settings.tier, str) else settings.tier
         self._table, self._tiers, self._terms = book.table, book.terms, book.terms[MAIN]
         self._max_wait = float(settings.max_wait)
-        self._patience = self._max_wait if settings.observe else 0.0
+        self._strict = not settings.observe
+        self._patience = 0.0 if self._strict else self._max_wait
         self.waits = self._max_wait > 0 and not settings.observe
         # What may be used without a lock. Else they are what gives nothing, and _decide has the word.
-        closed = TokenBucket(self._terms)
+        closed = TokenBucket(msgspec.structs.replace(self._terms))
         closed.close()
         self._main = main if main.atomic else closed
         self._find: Callable[[Hashable], Meter | None] = book.table.find if main.atomic else _nothing
@@ -112,7 +113,7 @@ class RateLimit(Gate[RateLimitSettings]):
                     return None
             elif after != inf:
                 terms = bucket.terms
-                if call.cost <= terms.limit and not self.settings.observe:
+                if call.cost <= terms.limit and self._strict:
                     facts = quota, terms, earned - spent
                     wait = (after - earned) / bucket.rate + GRAIN
                     raise self.counted(call, RateLimited(self.name, terms.text, wait, facts))
@@ -120,10 +121,14 @@ class RateLimit(Gate[RateLimitSettings]):
 
     def _enter_main(self, call: Call) -> None:
         """As ``enter``, whatever the algorithm."""
-        main = self._main
-        if main.take(call.now, call.cost):
+        main, now = self._main, call.now
+        if main.take(now, call.cost):
             return
-        _raise(self._refuse(call, main, None, MAIN))
+        if now >= main.seen and self._strict:
+            wait, facts = main.short(now, call.cost)
+            if GRAIN < wait < inf:
+                raise self.counted(call, RateLimited(self.name, main.terms.text, wait, facts))
+        _raise(self._decide(call, None, MAIN))
 
     def _enter_keyed(self, call: Call) -> None:
         """As ``enter``, with a meter for each key, or tier."""
@@ -132,28 +137,23 @@ class RateLimit(Gate[RateLimitSettings]):
         if self._tier is not None:
             tier = self._tier(call) or MAIN
             terms = self._tiers.get(tier, terms)
-        meter = self._find(key)
-        now = call.now
+        meter, now = self._find(key), call.now
         if meter is not None and meter.terms is terms and now < self._table.due:
             if meter.take(now, call.cost):
                 return
-            _raise(self._refuse(call, meter, key, tier))
-        else:
-            _raise(self._decide(call, key, tier))
+            if now >= meter.seen and self._strict:
+                wait, facts = meter.short(now, call.cost)
+                if GRAIN < wait < inf:
+                    raise self.counted(call, RateLimited(self.name, terms.text, wait, facts))
+        _raise(self._decide(call, key, tier))
 
     def admit(self, call: Call) -> None:
         if not self._bucket.take(call.now, call.cost):
-            place = self._line_up(call, *self._place(call), self._max_wait)
-            if place.delay:
-                self._pause(place, call.clock)
-                call.now = call.clock.now()
+            self._pause(self._line_up(call, *self._place(call), self._max_wait, _thread_bell()), call)
 
     async def admit_async(self, call: Call) -> None:
         if not self._bucket.take(call.now, call.cost):
-            place = self._line_up(call, *self._place(call), self._max_wait)
-            if place.delay:
-                await self._sleep(place, call.clock)
-                call.now = call.clock.now()
+            await self._sleep(self._line_up(call, *self._place(call), self._max_wait, TaskBell), call)
 
     # Code that is no call.
 
@@ -162,8 +162,12 @@ class RateLimit(Gate[RateLimitSettings]):
         now = self._clock.now()
         if not tier:
             meter = self._main if key is None else self._find(key)
-            if meter is not None and meter.terms is self._terms and now < self._table.due and meter.take(now, n):
-                return True
+            if meter is not None and meter.terms is self._terms and now < self._table.due:
+                if meter.take(now, n):
+                    return True
+                if self._plainly_short(meter, now, n, key):
+                    self.refused += 1
+                    return False
         call = bare_call(self.name, clock=self._clock, now=now, key=key, cost=n)
         return self._decide(call, key, tier) is None
 
@@ -172,22 +176,20 @@ class RateLimit(Gate[RateLimitSettings]):
     ) -> Reservation:
         """Take ``n``, and block the thread until it may be used: ``timeout`` seconds at most, else ``max_wait``.
 
-        Raises ``RateLimited`` at once, and has taken nothing, when that or the deadline around it is too short, or
-        ``max_waiting`` callers wait already.
+        Raises ``RateLimited`` at once, and has taken nothing, when that or the deadline around it is too short,
+        ``max_waiting`` callers wait already, or the thread runs an event loop, which must not be blocked.
         """
-        place = self._acquired(n, timeout, key, tier)
-        if place.delay:
-            self._pause(place, self._clock)
-        return place
+        call = bare_call(self.name, clock=self._clock, key=key, cost=n, deadline=current_deadline())
+        patience = self._max_wait if timeout is None else timeout
+        return self._pause(self._line_up(call, key, tier, patience, _thread_bell()), call)
 
     async def acquire_async(
         self, n: float = 1.0, timeout: float | None = None, *, key: Hashable = None, tier: str = MAIN
     ) -> Reservation:
-        """As ``acquire``, but lets other tasks run. A cancellation gives back what can be given back."""
-        place = self._acquired(n, timeout, key, tier)
-        if place.delay:
-            await self._sleep(place, self._clock)
-        return place
+        """As ``acquire``, but lets other tasks run. A cancelled wait gives everything back."""
+        call = bare_call(self.name, clock=self._clock, key=key, cost=n, deadline=current_deadline())
+        patience = self._max_wait if timeout is None else timeout
+        return await self._sleep(self._line_up(call, key, tier, patience, TaskBell), call)
 
     def reserve(self, n: float = 1.0, timeout: float = inf, *, key: Hashable = None, tier: str = MAIN) -> Reservation:
         """Take ``n`` from the time ``when`` on, which is at most ``timeout`` seconds away. Waiting is the caller's.
@@ -214,9 +216,7 @@ class RateLimit(Gate[RateLimitSettings]):
         _check(actual)
         if not reservation.claim():
             return 0.0
-        extra = actual - reservation.cost
-        self._book.settle(self._clock.now(), reservation, extra)
-        return -extra
+        return self._book.settle(self._clock.now(), reservation, actual - reservation.cost)
 
     def refund(self, reservation: Reservation) -> float:
         """It cost nothing: give back all of it."""
@@ -247,14 +247,11 @@ class RateLimit(Gate[RateLimitSettings]):
         tier = MAIN if self._tier is None else self._tier(call) or MAIN
         return key, tier
 
-    def _refuse(self, call: Call, meter: Meter, key: Hashable, tier: str) -> RateLimited | None:
-        """``meter`` did not give what the call costs. Returns the refusal, since each frame it passes costs."""
-        if call.now >= meter.seen and not self._patience:
-            wait, quota = meter.short(call.now, call.cost)
-            if GRAIN < wait < inf:
-                error = RateLimited(self.name, meter.terms.text, wait, quota)
-                return None if self.spares(call, error) else error
-        return self._decide(call, key, tier)
+    def _plainly_short(self, meter: Meter, now: float, n: float, key: Hashable) -> bool:
+        """Whether ``meter`` would not give ``n`` under the lock either, and nobody wants to hear of it."""
+        if not self._strict or self.listeners.active or not n >= 0 or now < meter.seen:
+            return False
+        return meter is self._main if key is None else meter is self._find(key)
 
     def _decide(self, call: Call, key: Hashable, tier: str) -> RateLimited | None:
         """Take what the call costs if that is possible now, else return the refusal."""
@@ -264,44 +261,49 @@ class RateLimit(Gate[RateLimitSettings]):
         error = self._refusal(meter, call, wait, meter.terms.text)
         return None if self.spares(call, error) else error
 
-    def _acquired(self, n: float, timeout: float | None, key: Hashable, tier: str) -> Reservation:
-        patience = self._max_wait if timeout is None else timeout
-        call = bare_call(self.name, clock=self._clock, key=key, cost=n, deadline=current_deadline())
-        return self._line_up(call, key, tier, patience)
+    def _line_up(
+        self, call: Call, key: Hashable, tier: str, patience: float, bell: Callable[[], Bell] | None
+    ) -> Reservation:
+        """Take what the call costs, or a place that is served within ``patience``: then it is one of ``waiting``.
 
-    def _line_up(self, call: Call, key: Hashable, tier: str, patience: float) -> Reservation:
-        """Reserve, for somebody who will wait, and is one of ``waiting`` if the reservation has a delay."""
+        Nobody waits without a bell.
+        """
         left = call.deadline - call.now - WORTHWHILE
         reason = ""
         if patience > 0:
+            reason = f"its turn would come after more than {patience:g} s"
             if left < patience:
-                patience, reason = left, "its turn would come after the deadline"
-            else:
-                reason = f"its turn would come after more than {patience:g} s"
+                patience, reason = max(left, 0.0), "its turn would come after the deadline"
+            if bell is None:
+                patience, reason = 0.0, "a thread that runs an event loop must not wait"
         queued = patience > 0 and self._queue()
         if patience > 0 and not queued:
             patience, reason = 0.0, f"{self.settings.max_waiting} callers wait already"
         place = None
         try:
-            place = self._booked(call, key, tier, max(patience, 0.0), reason)
-            if place.delay and self.settings.observe:
+            place = self._booked(call, key, tier, patience, reason, None if self.settings.observe else bell)
+            if self.settings.observe:
                 place.delay = 0.0
             return place
         finally:
-            if queued and not (place is not None and place.delay):
+            if queued and (place is None or not place.delay):
                 self.waiting -= 1
 
-    def _booked(self, call: Call, key: Hashable, tier: str, patience: float, reason: str) -> Reservation:
-        meter, wait, mark = self._reserve(call, key, tier, patience)
+    def _booked(
+        self, call: Call, key: Hashable, tier: str, patience: float, reason: str, bell: Callable[[], Bell] | None = None
+    ) -> Reservation:
+        meter, wait, mark = self._reserve(call, key, tier, patience, bell)
         if mark is not None:
             return Reservation(call.cost, call.now + wait, wait, key, meter, mark)
         self.refuse(call, self._refusal(meter, call, wait, reason or meter.terms.text))
         return Reservation(0.0, call.now, 0.0, key)
 
-    def _reserve(self, call: Call, key: Hashable, tier: str, patience: float) -> tuple[Meter, float, Any]:
+    def _reserve(
+        self, call: Call, key: Hashable, tier: str, patience: float, bell: Callable[[], Bell] | None = None
+    ) -> tuple[Meter, float, Any]:
         book = self._book
         full = book.full
-        got = book.reserve(call.now, call.cost, patience, key, tier, call.clock)
+        got = book.reserve(call.now, call.cost, patience, key, tier, call.clock, bell)
         if book.full and not full and self.listeners.active:
             at, keys = call.clock.wall(), len(book.table)
             self.listeners.emit(lambda: KeysCrowded(at, self.name, keys))
@@ -322,36 +324,57 @@ class RateLimit(Gate[RateLimitSettings]):
             return True
         return False
 
-    def _pause(self, place: Reservation, clock: Clock) -> None:
-        try:
-            for rest in _rests(place.when, clock):
-                clock.pause(rest)
-        except BaseException:
-            self._book.cancel(clock.now(), place)
-            raise
-        finally:
-            self.waiting -= 1
+    def _pause(self, place: Reservation, call: Call) -> Reservation:
+        """Block the thread until ``place`` may be used. Stamps the call."""
+        if place.delay:
+            bell = place.bell
+            try:
+                while (rest := self._rest(place, call)) > 0:
+                    if isinstance(bell, ThreadBell) and call.clock is SYSTEM:
+                        bell.wait(rest)
+                    else:
+                        call.clock.pause(rest)
+            except BaseException:
+                self._book.abandon(place, call.clock.now())
+                raise
+            finally:
+                self.waiting -= 1
+        return place
+
+    async def _sleep(self, place: Reservation, call: Call) -> Reservation:
+        """As ``_pause``, for a task."""
+        if place.delay:
+            bell = place.bell
+            try:
+                while (rest := self._rest(place, call)) > 0:
+                    if isinstance(bell, TaskBell):
+                        await bell.wait(rest)
+                    else:
+                        await call.clock.sleep(rest)
+            except BaseException:
+                self._book.abandon(place, call.clock.now())
+                raise
+            finally:
+                self.waiting -= 1
+        return place
+
+    def _rest(self, place: Reservation, call: Call) -> float:
+        """How long to sleep, 0.0 when its turn has come. Raises ``RateLimited`` when it comes too late after all."""
+        now = call.now = call.clock.now()
+        if now >= call.deadline:
+            reason = "its deadline passed while it waited"
+            self.refuse(call, RateLimited(self.name, reason, None, self._book.quota(now, place.key, place.tier)))
+        rest = self._book.rest(place, now)
+        if rest > 0:
+            return min(rest, call.deadline - now)
+        place.when = now
         self.waited += 1
-
-    async def _sleep(self, place: Reservation, clock: Clock) -> None:
-        try:
-            for rest in _rests(place.when, clock):
-                await clock.sleep(rest)
-        except BaseException:
-            self._book.cancel(clock.now(), place)
-            raise
-        finally:
-            self.waiting -= 1
-        self.waited += 1
+        return 0.0
 
 
-def _rests(when: float, clock: Clock) -> Iterator[float]:
-    """How long to sleep until ``when``, again if one is woken too early."""
-    for wakes in range(WAKES):
-        rest = when - clock.now()
-        if rest <= GRAIN:
-            return
-        yield max(rest, NAP) if wakes else rest
+def _thread_bell() -> type[ThreadBell] | None:
+    """What wakes this thread; None where it must not sleep, since an event loop runs in it."""
+    return ThreadBell if asyncio._get_running_loop() is None else None
 
 
 def _nothing(key: Hashable) -> None:

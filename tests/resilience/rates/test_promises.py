@@ -99,6 +99,32 @@ def waiting(
     return sorted(acts)
 
 
+def settled(meter: Meter, chance: random.Random, costs: tuple[float, ...]) -> Uses:
+    """Callers of all kinds: some wait, some leave, some cost less than they took, and say so some time after."""
+    changes: dict[float, float] = {}
+    events: list[tuple[float, int, float, float, Any]] = []
+    for number, now in enumerate(arrivals(chance, 20.0, SILENCES)):
+        while events and events[0][0] <= now:
+            at, _, n, when, mark = heappop(events)
+            if at < when:
+                meter.cancel(at, n, when, mark)
+            else:
+                changes[at] = changes.get(at, 0.0) - meter.settle(at, mark, -n * chance.random())
+        n = chance.choice(costs)
+        wait, mark = meter.reserve(now, n, chance.uniform(0, 5))
+        if mark is None:
+            continue
+        when = now + wait
+        fate = chance.random()
+        if fate < 0.2 and wait:
+            heappush(events, (now + wait * chance.random(), number, n, when, mark))
+            continue
+        changes[when] = changes.get(when, 0.0) + n
+        if fate < 0.7:
+            heappush(events, (when + chance.choice((0.0, chance.expovariate(1))), number, n, when, mark))
+    return sorted(changes.items())
+
+
 def bound(name: str, costs: tuple[float, ...]) -> float:
     return (max(costs) if name in SPACED else LIMIT) + 1e-4
 
@@ -120,6 +146,16 @@ def test_nor_do_callers_that_wait_and_leave(name: str, seed: int, cancelled: flo
     costs = (0.5, 1.0, 3.0, 7.5)
     uses = waiting(make(name, RATE, LIMIT), random.Random(seed), costs, cancelled, SILENCES)
     assert len(uses) > 5000
+    assert most_beyond(uses, RATE) <= bound(name, costs)
+
+
+@EVERY
+@SEEDS
+def test_nor_does_any_with_what_was_given_back(name: str, seed: int) -> None:
+    """What is given back counts as a use of less than nothing, at the time at which it is."""
+    costs = (0.5, 1.0, 3.0, 7.5)
+    uses = settled(make(name, RATE, LIMIT), random.Random(seed), costs)
+    assert min(n for _, n in uses) < 0
     assert most_beyond(uses, RATE) <= bound(name, costs)
 
 

@@ -51,7 +51,7 @@ class SlidingCounterMachine(RuleBasedStateMachine):
         self.tested = counter(4, 5)
         self.now = Fraction(0)
         self.begun = False
-        self.windows: dict[int, Fraction] = defaultdict(Fraction)
+        self.windows: defaultdict[int, Fraction] = defaultdict(Fraction)
         self.booked = Fraction(-1)
         self.latest = 0
         self.held: list[tuple[Fraction, Fraction, Fraction, Any]] = []
@@ -66,7 +66,7 @@ class SlidingCounterMachine(RuleBasedStateMachine):
     def used(self, at: Fraction) -> Fraction:
         number = self.window(at)
         passed = at / self.period - number
-        return Fraction(self.windows[number - 1]) * (1 - passed) + self.windows[number]
+        return self.windows[number - 1] * (1 - passed) + self.windows[number]
 
     def use(self, at: Fraction, n: Fraction) -> None:
         self.begun = True

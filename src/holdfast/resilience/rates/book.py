@@ -1,11 +1,12 @@
 """All meters of one rate limit: one for each key, and one in each tier for calls without a key."""
 
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
 from holdfast.core.clock import Clock
-from holdfast.resilience.rates.meter import Meter, Terms
+from holdfast.resilience.rates.line import NAP, Bell, Line, Place
+from holdfast.resilience.rates.meter import GRAIN, Meter, Terms
 from holdfast.resilience.rates.reservation import Reservation
 from holdfast.resilience.rates.table import Table, carried
 
@@ -22,6 +23,7 @@ class Book:
 
     def __init__(self, terms: Mapping[str, Terms], limit: int) -> None:
         self._lock = threading.Lock()
+        self._lines: dict[Meter, Line] = {}
         self.table = Table(limit)
         self.terms = dict(terms)
         self.shared = {name: made.meter(made) for name, made in terms.items()}
@@ -36,7 +38,10 @@ class Book:
         return self.shared[MAIN]
 
     def apply(self, terms: Mapping[str, Terms], limit: int, now: float) -> None:
-        """Go by other terms, and another limit of keys. The meters of keys follow when they are used."""
+        """Go by other terms, and another limit of keys. The meters of keys follow when they are used.
+
+        Those that wait do so by the new terms, and by the old algorithm if that is another one now.
+        """
         with self._lock:
             for name, new in terms.items():
                 old = self.terms.get(name)
@@ -51,44 +56,103 @@ class Book:
                 self.terms[name] = new
             for name in self.terms.keys() - terms.keys():
                 del self.terms[name]
-                self.shared.pop(name).close()
+                meter = self.shared.pop(name)
+                if meter not in self._lines:
+                    meter.close()
             self.table.limit = limit
+            for line in tuple(self._lines.values()):
+                if line.key is not None and self.table.find(line.key) is line.meter:
+                    self._meter(line.key, line.tier, now)
+                self._serve(line, now)
 
     def reserve(
-        self, now: float, n: float, patience: float, key: Hashable, tier: str, clock: Clock
+        self,
+        now: float,
+        n: float,
+        patience: float,
+        key: Hashable,
+        tier: str,
+        clock: Clock,
+        bell: Callable[[], Bell] | None = None,
     ) -> tuple[Meter, float, Any]:
-        """The meter of ``key`` and ``tier``, and what its ``reserve`` returned."""
+        """The meter of ``key`` and ``tier``, how long it takes until ``n`` may be used, and the meter's mark.
+
+        No mark: nothing was taken. In place of the mark it is a ``Place`` where others wait, or the caller will and
+        can be woken by a ``bell``. He has to call ``rest`` then, and ``abandon`` it if he gives up.
+        """
         with self._lock:
-            meter = self._meter(key, tier, now)
-            if now < meter.seen:
-                # A stamp that comes late (other threads were faster), or a clock that was set back? Only a fresh
-                # reading tells: on a clock that is monotonic it is not before any stamp.
-                seen = meter.seen
-                back = seen - clock.now()
-                if back > 0:
-                    meter.rewind(back)
-            wait, mark = meter.reserve(now, n, patience)
-        return meter, wait, mark
+            meter = self._steady(key, tier, now, clock)
+            line = self._lines.get(meter)
+            if line is None:
+                moves = bell is not None and meter.moves
+                wait, mark = meter.reserve(now, n, 0.0 if moves else patience)
+                if mark is not None or not moves:
+                    return meter, wait, mark
+                line = Line(meter, key, tier)
+            line.serve(now)
+            wait, taken = meter.join(now, n, patience)
+            place = line.join(n, now + wait, None if bell is None else bell()) if taken else None
+            self._lines[meter] = line
+            self._serve(line, now)
+        return meter, 0.0 if place is not None and place.served else wait, place
+
+    def rest(self, reservation: Reservation, now: float) -> float:
+        """How long to sleep before looking again; 0.0 when it may be used."""
+        place = reservation.mark
+        if not isinstance(place, Place):
+            left = reservation.when - now
+            return max(left, NAP) if left > GRAIN else 0.0
+        with self._lock:
+            rest = place.line.rest(place, now)
+            self._drop_if_empty(place.line)
+        return rest
+
+    def abandon(self, reservation: Reservation, now: float) -> float:
+        """Whoever waited will not use it: give back what can be given back."""
+        place = reservation.mark
+        if not isinstance(place, Place):
+            return self.cancel(now, reservation)
+        with self._lock:
+            line = place.line
+            if place.served:
+                back = line.give_back(now, None, place.n)
+            else:
+                back = place.n
+                line.leave(place, now)
+            self._serve(line, now)
+        return back
 
     def cancel(self, now: float, reservation: Reservation) -> float:
         """Give back what can be given back."""
+        mark = reservation.mark
+        if isinstance(mark, Place):
+            return self.abandon(reservation, now) if now <= reservation.when + GRAIN else 0.0
         with self._lock:
             meter = self._present(reservation)
             if meter is None or meter is not reservation.meter:
                 return 0.0  # nothing of it counts any more
-            return meter.cancel(now, reservation.cost, reservation.when, reservation.mark)
+            back = meter.cancel(now, reservation.cost, reservation.when, mark)
+            if meter in self._lines:
+                self._serve(self._lines[meter], now)
+        return back
 
-    def settle(self, now: float, reservation: Reservation, extra: float) -> None:
-        """What was reserved cost ``extra`` more, or less."""
+    def settle(self, now: float, reservation: Reservation, extra: float) -> float:
+        """What was reserved cost ``extra`` more, or less. Returns what was given back."""
         with self._lock:
             meter = self._present(reservation)
-            if meter is not None and meter is reservation.meter:
-                meter.settle(now, reservation.mark, extra)
-                return
+            mark = reservation.mark
+            if meter is not reservation.meter or isinstance(mark, Place):
+                mark = None
             if meter is None and extra > 0:
                 meter = self._meter(reservation.key, reservation.tier, now)
-            if meter is not None:
-                meter.settle(now, None, extra)
+            if meter is None:
+                return 0.0
+            line = self._lines.get(meter)
+            if line is None or extra > 0:
+                return meter.settle(now, mark, extra)
+            back = line.give_back(now, mark, -extra)
+            self._serve(line, now)
+        return back
 
     def quota(self, now: float, key: Hashable, tier: str) -> dict[str, float]:
         """What is left for ``key`` in ``tier``. A key that has no meter gets none."""
@@ -100,6 +164,26 @@ class Book:
                 return terms.meter(terms).quota(now)
             return self._meter(key, tier, now).quota(now)
 
+    def _serve(self, line: Line, now: float) -> None:
+        line.serve(now)
+        self._drop_if_empty(line)
+
+    def _drop_if_empty(self, line: Line) -> None:
+        if not line:
+            self._lines.pop(line.meter, None)
+
+    def _steady(self, key: Hashable, tier: str, now: float, clock: Clock) -> Meter:
+        """The meter, whose clock may have been set back."""
+        meter = self._meter(key, tier, now)
+        if now < meter.seen:
+            # A stamp that comes late (other threads were faster), or a clock that was set back? Only a fresh
+            # reading tells: on a clock that is monotonic it is not before any stamp.
+            seen = meter.seen
+            back = seen - clock.now()
+            if back > 0:
+                meter.rewind(back)
+        return meter
+
     def _meter(self, key: Hashable, tier: str, now: float) -> Meter:
         # Looked up here: what a caller saw before it had the lock may have been replaced.
         terms = self.terms.get(tier) or self.terms[MAIN]
@@ -107,6 +191,8 @@ class Book:
             return self.shared[terms.name]
         if now >= self.table.due:
             self.table.sweep(now)
+            for line in tuple(self._lines.values()):
+                self._serve(line, now)
         meter = self.table.get_or_add(key, terms, now)
         self.full = meter is None
         if meter is None:

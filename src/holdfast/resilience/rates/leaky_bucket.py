@@ -9,7 +9,7 @@ all of rate * t under saturation.
 
 from math import inf
 
-from holdfast.resilience.rates.meter import GRAIN, Meter, Terms
+from holdfast.resilience.rates.meter import GRAIN, NEVER, Meter, Terms
 
 
 class LeakyBucket(Meter):
@@ -22,7 +22,7 @@ class LeakyBucket(Meter):
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
         self.interval = 1 / terms.rate
-        self.free = -inf
+        self.free = NEVER
         # Marks are counted in intervals from ``shift`` on, so that they outlive other terms and clocks.
         self.shift = 0.0
 
@@ -65,17 +65,18 @@ class LeakyBucket(Meter):
         self.free -= n * self.interval
         return n
 
-    def settle(self, now: float, mark: float | None, extra: float) -> None:
+    def settle(self, now: float, mark: float | None, extra: float) -> float:
         """A use that cost less gives back the rest unless somebody came after it: uses stay in their order."""
         if now < self.seen:
             now = self.seen
         start = self.free
         if extra < 0 and (mark is None or start > mark * self.interval + self.shift + GRAIN):
-            return
+            return 0.0
         if start < now and extra > 0:
             start = now
         self.seen = now
         self.free = start + extra * self.interval
+        return -extra
 
     def left(self, now: float) -> float:
         return 1.0 - self.reset(now) / self.interval

@@ -6,6 +6,7 @@ only go up; a time before the last one is taken for the last one, so a late stam
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from math import inf
 from typing import Any, ClassVar, Final
 
@@ -14,6 +15,8 @@ import msgspec
 GRAIN: Final = 1e-9
 """Seconds that do not count: what is due in less is due. A clock's resolution, and more than floats lose."""
 
+NEVER: Final = -inf
+"""A time before all others; one object for all meters."""
 WHOLE: Final = 1e-6
 """What a token may lack and be counted as a whole one."""
 
@@ -34,7 +37,7 @@ class Terms(msgspec.Struct, frozen=True, eq=False):
     cold: float = 3.0
     text: str = ""
     name: str = ""
-    since: float = -inf
+    since: float = NEVER
 
     def same(self, other: "Terms") -> bool:
         """Whether ``other`` says the same, whenever it began."""
@@ -53,13 +56,15 @@ class Meter(ABC):
     atomic: ClassVar[bool] = True
     bursts: ClassVar[bool] = True
     """Whether ``Terms.limit`` is free to choose; else it is the count of the rate."""
+    moves: ClassVar[bool] = False
+    """Whether those that wait move up when somebody gives something back: see ``Line``, ``join`` and ``leave``."""
     terms: Terms
     seen: float
     """The latest time that was given."""
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
-        self.seen = -inf
+        self.seen = NEVER
 
     @abstractmethod
     def take(self, now: float, n: float) -> bool:
@@ -73,6 +78,14 @@ class Meter(ABC):
         mark (None) means that nothing was taken.
         """
 
+    def join(self, now: float, n: float, patience: float) -> tuple[float, bool]:
+        """As ``reserve``, for somebody who does not keep the time that he is told. Whether it was taken."""
+        raise NotImplementedError
+
+    def leave(self, n: float) -> None:
+        """Give back all that somebody took by ``join`` who has not used it."""
+        raise NotImplementedError
+
     @abstractmethod
     def cancel(self, now: float, n: float, when: float, mark: Any) -> float:
         """A reservation of ``n`` for the time ``when`` will not be used: give back what can be given back.
@@ -82,8 +95,11 @@ class Meter(ABC):
         """
 
     @abstractmethod
-    def settle(self, now: float, mark: Any, extra: float) -> None:
-        """A use turned out to be ``extra`` more than was taken, or less when negative."""
+    def settle(self, now: float, mark: Any, extra: float) -> float:
+        """A use turned out to be ``extra`` more than was taken, or less when negative. Returns what was given back.
+
+        That is a use of less than nothing at the time ``now``: with it counted in, the promises hold.
+        """
 
     @abstractmethod
     def left(self, now: float) -> float:
@@ -104,8 +120,8 @@ class Meter(ABC):
             "period": terms.period,
         }
 
-    def short(self, now: float, n: float) -> tuple[float, dict[str, float]]:
-        """How long until ``n`` could be used, as ``reserve`` tells it, and the quota; changes nothing."""
+    def short(self, now: float, n: float) -> tuple[float, Mapping[str, float] | tuple[Any, ...]]:
+        """How long until ``n`` could be used, and the quota as refusals carry it; changes nothing."""
         return self.reserve(now, n, -1.0)[0], self.quota(now)
 
     @abstractmethod

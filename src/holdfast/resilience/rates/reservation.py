@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 from typing import Any
 
+from holdfast.resilience.rates.line import Bell, Place
 from holdfast.resilience.rates.meter import Meter
 
 
@@ -23,11 +24,17 @@ class Reservation:
         self.when = when
         self.delay = delay
         self.key = key
-        # The limit's own. No meter: it was let pass by a limit that only observes, and holds nothing.
+        # The limit's own; the mark is what the meter gave, or a place in a line. No meter: it was let pass by a limit
+        # that only observes, and holds nothing.
         self.meter = meter
         self.mark = mark
         self.tier = "" if meter is None else meter.terms.name
         self.open = meter is not None
+
+    @property
+    def bell(self) -> Bell | None:
+        """What wakes whoever waits for it."""
+        return self.mark.bell if isinstance(self.mark, Place) else None
 
     def claim(self) -> bool:
         """Whether it can still be given back; from now on it cannot. One step."""

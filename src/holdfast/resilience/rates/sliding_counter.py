@@ -11,7 +11,7 @@ limit - 1 in each period; for small limits take another algorithm.
 
 from math import inf
 
-from holdfast.resilience.rates.meter import GRAIN, Meter, Terms
+from holdfast.resilience.rates.meter import GRAIN, NEVER, Meter, Terms
 
 
 class SlidingCounter(Meter):
@@ -28,11 +28,11 @@ class SlidingCounter(Meter):
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
         self.room = terms.limit + terms.rate * GRAIN
-        self.origin = -inf
+        self.origin = NEVER
         self.number = 0.0
         self.before = 0.0
         self.count = 0.0
-        self.booked = -inf
+        self.booked = NEVER
 
     def take(self, now: float, n: float) -> bool:
         return self.reserve(now, n, 0.0)[1] is not None
@@ -48,7 +48,7 @@ class SlidingCounter(Meter):
         if not 0 <= n <= limit or origin == inf:
             return inf, None
         at = booked if booked > now else now
-        if origin == -inf:
+        if origin == NEVER:
             origin = at
         passed = (at - origin + GRAIN) // period - number
         if passed > 0:
@@ -98,11 +98,11 @@ class SlidingCounter(Meter):
             self.booked = booked
         return n
 
-    def settle(self, now: float, mark: tuple[float, float, float] | None, extra: float) -> None:
+    def settle(self, now: float, mark: tuple[float, float, float] | None, extra: float) -> float:
         if now < self.seen:
             now = self.seen
         number, before, count = self.number, self.before, self.count
-        if self.origin == -inf:
+        if self.origin == NEVER:
             self.origin = now
         passed = (now - self.origin + GRAIN) // self.terms.period - number
         if passed > 0:
@@ -114,10 +114,13 @@ class SlidingCounter(Meter):
             before += extra
         elif used == number or extra > 0:
             count += extra
+        else:
+            extra = 0.0
         self.seen = now
         self.number = number
         self.before = before
         self.count = count
+        return -extra
 
     def left(self, now: float) -> float:
         if now < self.seen:
@@ -125,7 +128,7 @@ class SlidingCounter(Meter):
         limit, period = self.terms.limit, self.terms.period
         before, count = self.before, self.count
         at = self.booked if self.booked > now else now
-        if self.origin == -inf:
+        if self.origin == NEVER:
             return limit
         within = (at - self.origin + GRAIN) / period - self.number
         if within >= 1:
@@ -146,7 +149,7 @@ class SlidingCounter(Meter):
         if at < self.seen:
             at = self.seen
         old = self.terms.period
-        if terms.period != old and self.origin != -inf:
+        if terms.period != old and self.origin != NEVER:
             before, count = self.before, self.count
             within = (at - self.origin + GRAIN) / old - self.number
             if within >= 1:

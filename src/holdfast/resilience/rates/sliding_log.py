@@ -64,12 +64,15 @@ class SlidingLog(Meter):
         self._change(mark, -n)
         return n
 
-    def settle(self, now: float, mark: Entry | None, extra: float) -> None:
+    def settle(self, now: float, mark: Entry | None, extra: float) -> float:
         now = self._forget(now)
         if mark is not None and mark in self.log:
             self._change(mark, extra)
         elif extra > 0:
             self._remember(max(now, self.log[-1].at) if self.log else now, extra)
+        else:
+            return 0.0
+        return -extra
 
     def left(self, now: float) -> float:
         now = max(now, self.seen)

@@ -87,7 +87,8 @@ def carried(meter: Meter, terms: Terms, now: float) -> Meter:
         meter.move(at, terms)
         return meter
     used = meter.terms.limit - meter.left(at)
-    meter.close()
+    if used <= meter.terms.limit:  # else somebody waits for it, and nobody else finds anything in it
+        meter.close()
     new = terms.meter(terms)
     new.settle(at, None, min(max(used, 0.0), terms.limit))
     return new

@@ -13,7 +13,7 @@ once warm, all of rate * t under saturation.
 
 from math import inf
 
-from holdfast.resilience.rates.meter import GRAIN, Meter, Terms
+from holdfast.resilience.rates.meter import GRAIN, NEVER, Meter, Terms
 
 
 class WarmUp(Meter):
@@ -33,7 +33,7 @@ class WarmUp(Meter):
         # Seconds in which an idle meter stores one permit.
         self.cool = terms.warm_up / self.most if self.most else 1.0
         self.stored = self.most
-        self.free = -inf
+        self.free = NEVER
         # Marks are counted in seconds from ``shift`` on, so that they outlive other clocks.
         self.shift = 0.0
 
@@ -78,17 +78,18 @@ class WarmUp(Meter):
         self.free -= seconds
         return n
 
-    def settle(self, now: float, mark: tuple[float, float] | None, extra: float) -> None:
+    def settle(self, now: float, mark: tuple[float, float] | None, extra: float) -> float:
         """What cost less gives back the rest, at the full rate, unless somebody came after it."""
         if now < self.seen:
             now = self.seen
         start = self.free
         if extra < 0 and (mark is None or start > mark[0] + self.shift + GRAIN):
-            return
+            return 0.0
         if start < now and extra > 0:
             start = now
         self.seen = now
         self.free = start + extra * self.interval
+        return -extra
 
     def left(self, now: float) -> float:
         return 1.0 - self.reset(now) / self.interval
