@@ -131,6 +131,26 @@ def test_a_waiter_whose_time_is_over_is_passed_by_although_its_timer_has_not_run
     assert (bulkhead.in_flight, bulkhead.timeouts) == (0, 1)
 
 
+def test_a_waiter_that_is_passed_by_learns_of_it_at_once_also_when_no_timer_of_its_loop_comes() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5, max_wait=60.0)
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        call = bare_call(clock=clock)
+        token = bulkhead.enter(call)
+        old = room.call("old")
+        await settle()
+        clock.advance(61.0)  # an ordinary loop: its timers know nothing of this clock
+        bulkhead.exit(call, token)
+        async with asyncio.timeout(10):
+            with pytest.raises(BulkheadFull, match="no permit came in 61 s"):
+                await old
+
+    asyncio.run(main())
+    assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
+
+
 def test_nobody_overtakes_a_waiter_to_whom_a_permit_was_handed() -> None:
     bulkhead = Bulkhead(1, queue=5)
     room = Room(Pipeline("x", bulkhead))

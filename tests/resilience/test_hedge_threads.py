@@ -11,6 +11,7 @@ import pytest
 
 from holdfast.core.call import FAILED, OK, Call, bare_call
 from holdfast.core.classify import Classifier
+from holdfast.core.clock import VirtualClock
 from holdfast.core.context import check, current, current_deadline, deadline_within
 from holdfast.core.errors import CallCancelled, DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
@@ -92,7 +93,6 @@ def test_a_quick_answer_begins_no_second_attempt_and_the_thread_is_used_again(cl
     pipeline = Pipeline("x", hedge)
     for number in range(50):
         assert pipeline.call(attempts) == f"quick {number}"
-        until(lambda: len(hedge.threads._idle) == 1)  # the thread rests a moment after the answer is there
     assert len(set(attempts.threads)) == 1
     assert (hedge.hedges, hedge.threads.started) == (0, 1)
 
@@ -183,6 +183,29 @@ def test_when_no_thread_is_free_the_call_runs_in_the_callers_without_a_hedge(clo
     other.let_go(2)
 
 
+def test_calls_that_find_no_thread_are_learned_from_too(closing: Callable[..., Hedge]) -> None:
+    clock = VirtualClock()
+    hedge = closing(quantile=0.5, samples=BATCH, threads=1)
+    pipeline = Pipeline("x", hedge, clock=clock)
+    for _ in range(BATCH):
+        pipeline.call(clock.advance, 0.1)
+    release, held = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        release.wait(PATIENCE)
+
+    holder = threading.Thread(target=pipeline.call, args=(hold,))
+    holder.start()
+    assert held.wait(PATIENCE)
+    for _ in range(2 * BATCH):
+        pipeline.call(clock.advance, 0.2)
+    assert hedge.without_thread >= 2 * BATCH
+    assert hedge.delay == pytest.approx(0.2)
+    release.set()
+    holder.join(PATIENCE)
+
+
 def test_a_closed_policy_ends_its_threads_and_hedges_no_sync_call(closing: Callable[..., Hedge]) -> None:
     hedge = closing(SOON)
     attempts = Attempts("slow", "quick")
@@ -191,7 +214,8 @@ def test_a_closed_policy_ends_its_threads_and_hedges_no_sync_call(closing: Calla
     hedge.close()
     assert pipeline.call(threading.current_thread) is threading.current_thread()
     attempts.let_go(2)
-    until(lambda: hedge.threads.started == 0)
+    until(lambda: not any(thread.is_alive() for thread in attempts.threads))
+    assert hedge.threads.started == 0
 
 
 def test_calls_that_are_not_idempotent_and_those_without_a_known_delay_stay_in_the_callers_thread(
@@ -205,6 +229,18 @@ def test_calls_that_are_not_idempotent_and_those_without_a_known_delay_stay_in_t
         assert pipeline.call(threading.current_thread) is here
     assert pipeline.call(threading.current_thread) is not here
     assert hedge.delay < 1.0
+
+
+def test_the_delay_follows_the_latency_of_sync_calls(closing: Callable[..., Hedge]) -> None:
+    clock = VirtualClock()
+    hedge = closing(quantile=0.5, samples=BATCH, window=3600.0, budget=RetryBudget(ratio=0.0, floor=0.0))
+    pipeline = Pipeline("x", hedge, clock=clock)
+    for _ in range(BATCH):
+        pipeline.call(clock.advance, 0.1)
+    assert hedge.delay == pytest.approx(0.1)
+    for _ in range(2 * BATCH):
+        pipeline.call(clock.advance, 0.2)
+    assert hedge.delay == pytest.approx(0.2)
 
 
 def test_without_room_in_the_budget_the_first_attempt_goes_on_alone(closing: Callable[..., Hedge]) -> None:
@@ -233,17 +269,40 @@ def test_threads_that_have_nothing_to_do_end(monkeypatch: pytest.MonkeyPatch) ->
         assert (len(ran), threads._idle) == (100, [])
 
 
-def test_work_that_comes_as_a_threads_time_is_over_is_done() -> None:
+class LateBell:
+    """A worker's bell. When it is waited for the first time, work comes in the moment in which the time is over."""
+
+    def __init__(self, threads: Threads, work: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._threads = threads
+        self._work: Callable[[], None] | None = work
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._work is not None and timeout > 0:
+            work, self._work = self._work, None
+            assert self._threads.run(work)
+            return False
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def test_work_that_comes_as_a_threads_time_is_over_is_done_and_the_thread_serves_on() -> None:
     threads = Threads(1)
     ran: list[int] = []
     worker = Worker(lambda: ran.append(1))
+    worker.bell = LateBell(threads, lambda: ran.append(2))  # type: ignore[assignment]
     threads.started = 1
-    threads._idle.append(worker)
-    assert threads.run(lambda: ran.append(2))
-    assert not threads._end(worker)  # as the thread does whose wait has just ended without work
+    thread = threading.Thread(target=threads._serve, args=(worker,))
+    thread.start()
+    until(lambda: ran == [1, 2] and threads._idle == [worker])
+    assert threads.run(lambda: ran.append(3))
+    until(lambda: ran == [1, 2, 3])
     threads.close()
-    threads._serve(worker)  # it does what has come, and then ends, since the pool is closed
-    assert ran == [2]
+    thread.join(PATIENCE)
+    assert (thread.is_alive(), threads.started) == (False, 0)
 
 
 def test_a_wait_for_an_outcome_ends_in_time_although_the_bell_was_rung_for_an_earlier_one() -> None:

@@ -148,6 +148,24 @@ def test_a_name_that_waits_takes_no_place_from_others_and_lets_others_pass() -> 
     assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
 
 
+def test_the_queue_is_bounded_as_a_whole_however_many_names_wait() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=2, max_wait=10, partitions={"*": 1.0})
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        calls = [room.call(name, key=name) for name in "abcd"]
+        await settle()
+        assert bulkhead.queued == 2
+        with pytest.raises(BulkheadFull, match="1 calls are under way and 2 wait"):
+            await calls[3]
+        for name in "abc":
+            room.finish(name)
+        assert list(await asyncio.gather(*calls[:3])) == ["a", "b", "c"]
+
+    clock.run(main())
+
+
 def test_partitions_that_wait_take_turns() -> None:
     clock = VirtualClock()
     bulkhead = Bulkhead(1, queue=10, max_wait=10, partitions={"*": 1.0})

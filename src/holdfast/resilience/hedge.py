@@ -166,7 +166,7 @@ class Hedge(Policy[HedgeSettings]):
             if self._tally is not None:
                 self._tally.begin(call.now)
             if self._pace.delay == inf:
-                return self._watched(inner, call)
+                return self.watched(inner, call)
             return ThreadRace(self, call, inner).run()
 
         return run
@@ -265,7 +265,8 @@ class Hedge(Policy[HedgeSettings]):
         finally:
             del own, race  # what is raised knows this frame
 
-    def _watched(self, inner: Handler, call: Call) -> Any:
+    def watched(self, inner: Handler, call: Call) -> Any:
+        """Make a sync call without a hedge, and learn how long it took."""
         began = call.now
         try:
             result = inner(call)

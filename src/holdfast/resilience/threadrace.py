@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -25,13 +25,16 @@ SUPERSEDED: Final = "another attempt was answered first"
 GIVEN_UP: Final = "nobody waits for it any more"
 
 
+Work: TypeAlias = Callable[[], Callable[[], object] | None]
+
+
 class Worker:
     """A thread of the pool. Whoever gives it ``work`` rings its bell."""
 
     __slots__ = ("bell", "work")
 
-    def __init__(self, work: Callable[[], object]) -> None:
-        self.work: Callable[[], object] | None = work
+    def __init__(self, work: Work) -> None:
+        self.work: Work | None = work
         self.bell = threading.Lock()
         self.bell.acquire()
 
@@ -46,8 +49,12 @@ class Threads:
         self._closed = False
         self._lock = threading.Lock()
 
-    def run(self, work: Callable[[], object]) -> bool:
-        """Run ``work``, which must not raise, in a thread. False when none is free, and after ``close``."""
+    def run(self, work: Work) -> bool:
+        """Run ``work``, which must not raise, in a thread. False when none is free, and after ``close``.
+
+        What it returns is called, if it is anything, once the thread counts as free again: so that whoever hears of
+        the end there finds this thread, and does not start another.
+        """
         with self._lock:
             if self._closed:
                 return False
@@ -73,7 +80,7 @@ class Threads:
             self.started -= len(self._idle)
             self._idle.clear()
 
-    def _start(self, work: Callable[[], object]) -> bool:
+    def _start(self, work: Work) -> bool:
         if self.started >= self.limit:
             return False
         try:
@@ -85,9 +92,13 @@ class Threads:
 
     def _serve(self, worker: Worker) -> None:
         while worker.work is not None:
-            worker.work()
+            announce = worker.work()
             worker.work = None  # else it would keep an attempt and its result alive until the next one
-            if not self._rest(worker):
+            rests = self._rest(worker)
+            if announce is not None:
+                announce()
+                announce = None
+            if not rests:
                 return
             if not worker.bell.acquire(timeout=IDLE_SECONDS) and self._end(worker):
                 return
@@ -166,7 +177,7 @@ class ThreadRace:
             raise
         if outcome is None:
             self._policy.without_thread += 1
-            return self._inner(self._call)
+            return self._policy.watched(self._inner, self._call)
         self._call_off(SUPERSEDED)
         try:
             return outcome.deliver(self._call)
@@ -222,8 +233,9 @@ class ThreadRace:
         context = copy_context()
         token = Cancellation(current().cancellation)
 
-        def work() -> None:
-            self._inbox.put(attempt, context.run(self._try, attempt, token))
+        def work() -> Callable[[], object]:
+            outcome = context.run(self._try, attempt, token)
+            return lambda: self._inbox.put(attempt, outcome)
 
         self._under_way[attempt] = token
         if not self._policy.threads.run(work):
