@@ -249,7 +249,7 @@ class RateLimit(Gate[RateLimitSettings]):
 
     def _plainly_short(self, meter: Meter, now: float, n: float, key: Hashable) -> bool:
         """Whether ``meter`` would not give ``n`` under the lock either, and nobody wants to hear of it."""
-        if not self._strict or self.listeners.active or not n >= 0 or now < meter.seen:
+        if not self._strict or self.listeners.active or not 0 <= n < inf or now < meter.seen:
             return False
         return meter is self._main if key is None else meter is self._find(key)
 

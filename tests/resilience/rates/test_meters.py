@@ -85,7 +85,7 @@ def test_after_exactly_the_wait_that_it_told_it_gives_and_not_much_earlier(
 
 
 @EVERY
-@pytest.mark.parametrize("n", [-1.0, -inf, nan])
+@pytest.mark.parametrize("n", [-1.0, -inf, nan, inf])
 def test_an_amount_that_makes_no_sense_takes_and_gives_nothing(name: str, n: float) -> None:
     meter = used_up(name)
     before = meter.quota(START)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from holdfast.core.clock import Clock
 from holdfast.resilience.rates.line import NAP, Bell, Line, Place
-from holdfast.resilience.rates.meter import GRAIN, Meter, Terms
+from holdfast.resilience.rates.meter import APART, GRAIN, Meter, Terms
 from holdfast.resilience.rates.reservation import Reservation
 from holdfast.resilience.rates.table import Table, carried
 
@@ -86,6 +86,9 @@ class Book:
             if line is None:
                 moves = bell is not None and meter.moves
                 wait, mark = meter.reserve(now, n, 0.0 if moves else patience)
+                if wait > 0 and mark is not None and bell is not None:
+                    wait = max(wait, meter.due + APART - now)
+                    meter.due = now + wait
                 if mark is not None or not moves:
                     return meter, wait, mark
                 line = Line(meter, key, tier)

@@ -32,7 +32,7 @@ class LeakyBucket(Meter):
         start = self.free
         if start < now:
             start = now
-        if start <= now + GRAIN and n >= 0:
+        if start <= now + GRAIN and 0 <= n < inf:
             self.seen = now
             self.free = start + n * self.interval
             return True
@@ -44,7 +44,7 @@ class LeakyBucket(Meter):
             late = self.seen - now
             now = self.seen
         start = self.free
-        if start == inf or not n >= 0:
+        if start == inf or not 0 <= n < inf:
             return inf, None
         if start < now:
             start = now

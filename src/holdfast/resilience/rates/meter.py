@@ -15,6 +15,8 @@ import msgspec
 GRAIN: Final = 1e-9
 """Seconds that do not count: what is due in less is due. A clock's resolution, and more than floats lose."""
 
+APART: Final = 2e-9
+"""Seconds between reservations that would be due at the same time, so that timers keep their order."""
 NEVER: Final = -inf
 """A time before all others; one object for all meters."""
 WHOLE: Final = 1e-6
@@ -51,7 +53,7 @@ class Meter(ABC):
     stores (see ``core.policy``), so no lock is needed. Else whoever uses it brings one. ``n`` is never negative.
     """
 
-    __slots__ = ("seen", "terms")
+    __slots__ = ("due", "seen", "terms")
 
     atomic: ClassVar[bool] = True
     bursts: ClassVar[bool] = True
@@ -61,10 +63,13 @@ class Meter(ABC):
     terms: Terms
     seen: float
     """The latest time that was given."""
+    due: float
+    """When the last one of those that wait goes, where they do not stand in a ``Line``."""
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.seen = NEVER
+        self.due = NEVER
 
     @abstractmethod
     def take(self, now: float, n: float) -> bool:

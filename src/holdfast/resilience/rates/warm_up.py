@@ -46,7 +46,7 @@ class WarmUp(Meter):
             late = self.seen - now
             now = self.seen
         start = self.free
-        if start == inf or not n >= 0:
+        if start == inf or not 0 <= n < inf:
             return inf, None
         wait = start - now + late if start > now else 0.0
         if wait > patience + GRAIN:
