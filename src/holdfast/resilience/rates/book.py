@@ -185,6 +185,7 @@ class Book:
             back = seen - clock.now()
             if back > 0:
                 meter.rewind(back)
+                meter.due -= back
         return meter
 
     def _meter(self, key: Hashable, tier: str, now: float) -> Meter:
