@@ -115,7 +115,7 @@ def test_the_snapshot_tells_of_permits_and_waits() -> None:
         ({"limit": 0}, "Bulkhead limit: got 0, expected a whole number, at least 1"),
         ({"queue": -1}, "Bulkhead queue: got -1, expected a whole number, at least 0, at most 100000"),
         ({"max_wait": 0}, "Bulkhead max_wait: got 0, expected a duration such as 500ms or 1m30s, more than 0"),
-        ({"order": "random"}, 'Bulkhead order: got \'random\', expected "fifo" or "lifo" or "adaptive"'),
+        ({"order": "random"}, 'Bulkhead order: got \'random\', expected "fifo" or "lifo"'),
         ({"partitions": {"paid": 0.0}}, "Bulkhead partitions: got {'paid': 0.0}, expected for 'paid' a share such as"),
         ({"partitions": 5}, "Bulkhead partitions: got 5, expected a table of partitions"),
         ({"partition_by": len}, "Bulkhead partition_by: got <built-in function len>, expected partitions to go with"),

@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import random
+from typing import Any
 
 import pytest
 
@@ -55,33 +58,35 @@ def test_with_lifo_the_newest_waiter_is_served_first_and_a_full_queue_pushes_the
     assert (bulkhead.pushed_out, bulkhead.refused, bulkhead.timeouts, bulkhead.in_flight) == (1, 1, 0, 0)
 
 
-def test_adaptive_order_is_fifo_in_a_burst_and_lifo_once_the_queue_does_not_get_empty() -> None:
-    clock = VirtualClock()
-    bulkhead = Bulkhead(1, queue=10, max_wait=100, order="adaptive")
-    room = Room(Pipeline("x", bulkhead, clock=clock))
+@pytest.mark.parametrize(("order", "least", "most"), [("fifo", 0.0, 0.2), ("lifo", 0.9, 1.1)])
+def test_under_overload_only_the_newest_get_an_answer_while_it_is_of_use(order: Any, least: float, most: float) -> None:
+    # 130 calls a second for about 100; who has waited for half a second has gone. Measured as a share of what 10
+    # places can do in that time, by what the calls really took.
+    seed, places, seconds = 1, 10, 20.0
+    clock, chance = VirtualClock(start=0.0), random.Random(seed)
+    pipeline = Pipeline("x", Bulkhead(places, queue=100, max_wait=2.0, order=order), clock=clock)
+    took: list[float] = []
+    in_time: list[bool] = []
+
+    async def work() -> None:
+        took.append(chance.expovariate(10))
+        await asyncio.sleep(took[-1])
+
+    async def one() -> None:
+        began = clock.now()
+        with contextlib.suppress(BulkheadFull):
+            await pipeline.acall(work)
+            in_time.append(clock.now() - began <= 0.5)
 
     async def main() -> None:
-        calls = [room.call(number) for number in range(6)]
-        await settle()
-        for number in (0, 1):
-            room.finish(number)
-            await settle()
-        await asyncio.sleep(STANDING * 1.5)
-        for number in (2, 5, 4, 3):
-            room.finish(number)
-            await settle()
-        assert room.order == [0, 1, 2, 5, 4, 3]
-        await asyncio.gather(*calls)
-        # The queue was empty: a new burst is served in its order again.
-        calls = [room.call(number) for number in range(10, 13)]
-        await settle()
-        for number in range(10, 13):
-            room.finish(number)
-            await settle()
-        await asyncio.gather(*calls)
+        async with asyncio.TaskGroup() as group:
+            while clock.now() < seconds:
+                group.create_task(one())
+                await asyncio.sleep(chance.expovariate(130))
 
     clock.run(main())
-    assert room.order[6:] == [10, 11, 12]
+    capacity = places * seconds / (sum(took) / len(took))
+    assert least <= sum(in_time) / capacity <= most
 
 
 def test_a_full_queue_refuses_who_comes_next() -> None:

@@ -30,8 +30,8 @@ class BulkheadSettings(GateSettings, frozen=True):
     queue: Annotated[int, about("Calls that may wait for their turn.", ge=0, le=QUEUE_LIMIT)] = 0
     max_wait: Annotated[Seconds, about("How long a call may wait; never past its deadline.", gt=0)] = 1.0
     order: Annotated[
-        Literal["fifo", "lifo", "adaptive"],
-        about("Who is served first: the oldest, the newest, or the newest only while the line does not get empty."),
+        Literal["fifo", "lifo"],
+        about("Who is served first: the one that has waited longest, or the newest."),
     ] = "fifo"
     partitions: Annotated[
         Mapping[Any, float],
@@ -90,7 +90,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
     def apply(self, settings: BulkheadSettings) -> None:
         self.waits = settings.queue > 0
         self._full = f"{settings.limit} calls are under way" + (f" and {settings.queue} wait" if settings.queue else "")
-        self._configure(Plan(settings.limit, settings.queue, settings.order, settings.partitions))
+        self._configure(Plan(settings.limit, settings.queue, settings.order == "lifo", settings.partitions))
 
     def replace_settings(self, settings: BulkheadSettings) -> None:
         super().replace_settings(settings)

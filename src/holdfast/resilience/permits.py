@@ -25,8 +25,8 @@ from holdfast.resilience.partitions import EACH, UNLIMITED, Partition, part_of
 from holdfast.resilience.waiters import GRANTED, WAITING, Waiter
 
 STANDING: Final = 0.1
-"""A line that has not been empty for so many seconds is no burst but an overload: with ``adaptive`` order the newest
-is served first. The interval of "Fail at Scale" (Maurer, ACM Queue 13:8, 2015), which has it from CoDel."""
+"""A line that has not been empty for so many seconds is no burst but an overload, and is told. The interval of "Fail at
+Scale" (Maurer, ACM Queue 13:8, 2015), which has it from CoDel."""
 KEPT: Final = 1024
 """Partitions made on demand that are kept before those in which nobody is are forgotten."""
 
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 
     limit: int
     queue: int
-    order: str
+    newest_first: bool
     shares: Mapping[Any, float]
 
 
@@ -75,7 +75,7 @@ class Permits:
         self._crowded: OrderedDict[Partition, None] = OrderedDict()
         self._named: dict[Hashable, Partition] = {}
         self._sweep_at = KEPT
-        self._plan = Plan(0, 0, "fifo", {})
+        self._plan = Plan(0, 0, False, {})
         self._standing = False
         self._clock: Clock = SYSTEM
 
@@ -143,7 +143,7 @@ class Permits:
             if partition.retired:
                 partition = waiter.partition = self._made(partition.key)
             step = self._begin(partition, waits)
-            if step is FULL and waits and partition.queued and self._newest_first(waiter.began):
+            if step is FULL and waits and partition.queued and self._plan.newest_first:
                 self._push_out(partition)
                 step = self._begin(partition, waits)
             if step is PLACED:
@@ -203,7 +203,6 @@ class Permits:
         if self.in_flight >= limit:
             return None
         now = self._clock.now()
-        newest = self._newest_first(now)
         while True:
             for partition in self._crowded:
                 if partition.in_flight - (partition is freed) < partition.limit:
@@ -211,7 +210,7 @@ class Permits:
             else:
                 return None
             self._crowded.move_to_end(partition)
-            waiter = partition.line.take(newest=newest)
+            waiter = partition.line.take(newest=self._plan.newest_first)
             self._unplace(partition)
             if waiter.until > now:
                 return waiter
@@ -228,9 +227,6 @@ class Permits:
         if oldest.push_out():
             self.pushed_out += 1
             oldest.wake()
-
-    def _newest_first(self, now: float) -> bool:
-        return self._plan.order == "lifo" or (self._plan.order == "adaptive" and now - self._queued_since > STANDING)
 
     # One step each: no call and no loop in them, and they begin where another thread may have been.
 
