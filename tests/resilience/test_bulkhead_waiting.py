@@ -248,3 +248,19 @@ def test_a_standing_queue_and_its_end_are_told() -> None:
     assert standing.seconds == pytest.approx(STANDING * 2)
     assert isinstance(cleared, QueueCleared)
     assert cleared.seconds == pytest.approx(STANDING * 2)
+
+
+def test_a_short_burst_after_an_overload_is_not_told_as_another_one() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=5, max_wait=10)
+    heard: list[Event] = []
+    bulkhead.listeners.subscribe(heard.append)
+    pipeline = Pipeline("x", bulkhead, clock=clock)
+
+    async def main() -> None:
+        await asyncio.gather(*(pipeline.acall(asyncio.sleep, STANDING) for _ in range(4)))
+        await asyncio.sleep(60)
+        await asyncio.gather(*(pipeline.acall(asyncio.sleep, STANDING / 10) for _ in range(4)))
+
+    clock.run(main())
+    assert [type(event) for event in heard] == [QueueStanding, QueueCleared]
