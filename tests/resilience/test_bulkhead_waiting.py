@@ -89,6 +89,29 @@ def test_under_overload_only_the_newest_get_an_answer_while_it_is_of_use(order: 
     assert least <= sum(in_time) / capacity <= most
 
 
+def test_with_lifo_one_goes_for_one_that_comes_also_when_the_queue_was_made_shorter() -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=4, max_wait=10, order="lifo")
+    room = Room(Pipeline("x", bulkhead, clock=clock))
+
+    async def main() -> None:
+        calls = [room.call(number) for number in range(5)]
+        await settle()
+        bulkhead.update(queue=2)
+        calls.append(room.call(5))
+        await settle()
+        assert bulkhead.queued == 4
+        for number in range(6):
+            room.finish(number)
+            await settle()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(result, BulkheadFull) for result in results] == [False, True, False, False, False, False]
+
+    clock.run(main())
+    assert room.order == [0, 5, 4, 3, 2]
+    assert (bulkhead.pushed_out, bulkhead.refused, bulkhead.in_flight) == (1, 1, 0)
+
+
 def test_a_full_queue_refuses_who_comes_next() -> None:
     clock = VirtualClock()
     bulkhead = Bulkhead(1, queue=1)

@@ -96,6 +96,7 @@ operations = st.lists(
         st.tuples(st.sampled_from(["finish", "cancel", "finish the newest"]), st.integers(0, 20)),
         st.tuples(st.just("time"), st.sampled_from([0.03, 0.07, 0.4])),
         st.tuples(st.just("limit"), st.integers(1, 4)),
+        st.tuples(st.just("queue"), st.integers(0, 5)),
     ),
     max_size=40,
 )
@@ -143,6 +144,9 @@ def test_permits_and_places_go_as_in_the_slow_model(
             elif operation == "time":
                 await asyncio.sleep(value)
                 model.pass_time(clock.now())
+            elif operation == "queue":
+                bulkhead.update(queue=value)
+                model.queue = value
             elif operation == "limit":
                 model.limit = max([value, *caps.values()])
                 bulkhead.update(limit=model.limit)

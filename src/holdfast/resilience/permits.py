@@ -135,7 +135,8 @@ class Permits:
     def _join(self, waiter: Waiter, clock: Clock, *, waits: bool = True) -> Step:
         """Take a permit for ``waiter.partition`` or, if it ``waits``, a place at the end of the line.
 
-        If the newest are served first, a full line has room for one more: the oldest has to go.
+        If the newest are served first, a full line has room for one more: it takes the place of the oldest. That is so
+        too when the line has more waiters than it may have by now: one goes, one comes.
         """
         partition = waiter.partition
         with self._permit_lock:
@@ -143,9 +144,9 @@ class Permits:
             if partition.retired:
                 partition = waiter.partition = self._made(partition.key)
             step = self._begin(partition, waits)
-            if step is FULL and waits and partition.queued and self._plan.newest_first:
+            if step is FULL and waits and partition.queued and self._plan.newest_first and self._plan.queue:
                 self._push_out(partition)
-                step = self._begin(partition, waits)
+                step = self._begin(partition, waits, instead=True)
             if step is PLACED:
                 partition.line.join(waiter)
                 self._crowded[partition] = None
@@ -230,12 +231,14 @@ class Permits:
 
     # One step each: no call and no loop in them, and they begin where another thread may have been.
 
-    def _begin(self, partition: Partition, waits: bool) -> Step:
+    def _begin(self, partition: Partition, waits: bool, *, instead: bool = False) -> Step:
         if self.in_flight < self._limit and partition.in_flight < partition.limit:
             self.in_flight += 1
             partition.in_flight += 1
             return TAKEN
-        if not waits or self.queued >= self._plan.queue or partition.queued >= partition.places:
+        if not waits:
+            return FULL
+        if not instead and (self.queued >= self._plan.queue or partition.queued >= partition.places):
             return FULL
         self.queued += 1
         partition.queued += 1
