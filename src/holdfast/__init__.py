@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from holdfast.core.pipeline import Pipeline
     from holdfast.resilience.adaptive import AdaptiveLimit
     from holdfast.resilience.breaker import Breaker
-    from holdfast.resilience.budget import RetryBudget
     from holdfast.resilience.bulkhead import Bulkhead
     from holdfast.resilience.cache import Cache
     from holdfast.resilience.fallback import Fallback
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from holdfast.resilience.hedge import Hedge
     from holdfast.resilience.ratelimit import RateLimit
     from holdfast.resilience.retry import Retry
+    from holdfast.resilience.retrying.budget import RetryBudget
     from holdfast.resilience.singleflight import SingleFlight
     from holdfast.resilience.throttle import Throttle
     from holdfast.resilience.timeout import Timeout
@@ -97,7 +97,7 @@ _HOMES = {
     "core.pipeline": ("Pipeline",),
     "resilience.adaptive": ("AdaptiveLimit",),
     "resilience.breaker": ("Breaker",),
-    "resilience.budget": ("RetryBudget",),
+    "resilience.retrying.budget": ("RetryBudget",),
     "resilience.bulkhead": ("Bulkhead",),
     "resilience.cache": ("Cache",),
     "resilience.fallback": ("Fallback",),

@@ -19,8 +19,8 @@ from holdfast.lab.simulation import (
     exponential,
     fixed,
 )
-from holdfast.resilience.budget import RetryBudgetSettings
 from holdfast.resilience.retry import RetrySettings
+from holdfast.resilience.retrying.budget import RetryBudgetSettings
 
 MEAN = 0.002
 

@@ -10,8 +10,8 @@ import pytest
 from holdfast.core.errors import CircuitOpen
 from holdfast.core.event import Event
 from holdfast.core.policy import CallRefused
-from holdfast.resilience.announcer import WAITING_LIMIT
 from holdfast.resilience.breaker import BreakerChanged
+from holdfast.resilience.circuit.announcer import WAITING_LIMIT
 from resilience.breaker_bench import Bench
 
 

@@ -10,7 +10,7 @@ from holdfast.core.context import deadline_within
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead
-from holdfast.resilience.waiters import TaskWaiter
+from holdfast.resilience.permits.waiters import TaskWaiter
 from resilience.loops import RunAsync
 from resilience.room import Room, settle
 

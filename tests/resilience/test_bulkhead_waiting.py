@@ -12,7 +12,7 @@ from holdfast.core.errors import BulkheadFull, DeadlineExceeded
 from holdfast.core.event import Event
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead, QueueCleared, QueueStanding
-from holdfast.resilience.permits import STANDING
+from holdfast.resilience.permits.permits import STANDING
 from holdfast.resilience.timeout import Timeout
 from resilience.loops import RunAsync
 from resilience.room import Room, settle

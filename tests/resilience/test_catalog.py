@@ -7,10 +7,10 @@ from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import ConfigError
 from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Policy
-from holdfast.resilience.budget import RetryBudget
 from holdfast.resilience.catalog import CATALOG, Catalog, build, fields, read, reconfigure
 from holdfast.resilience.ratelimit import RateLimit
 from holdfast.resilience.retry import Retry
+from holdfast.resilience.retrying.budget import RetryBudget
 from holdfast.resilience.timeout import Timeout
 
 

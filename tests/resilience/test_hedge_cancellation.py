@@ -13,9 +13,9 @@ import pytest
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
-from holdfast.resilience import race
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.hedge import Hedge
+from holdfast.resilience.racing import tasks
 from holdfast.resilience.timeout import Timeout
 from resilience.loops import RunAsync
 from resilience.scripted import NEVER, Dependency, others
@@ -255,7 +255,7 @@ def test_an_answer_does_not_wait_for_a_loser_longer_than_its_limit() -> None:
 
     async def main() -> None:
         assert await Pipeline("x", hedge, clock=clock).acall(fn) == "first"
-        assert clock.now() == pytest.approx(0.2 + race.CLEANUP)
+        assert clock.now() == pytest.approx(0.2 + tasks.CLEANUP)
         assert len(hedge.under_way) == 1  # it has an owner
         await asyncio.sleep(6)
         assert not hedge.under_way

@@ -9,10 +9,10 @@ from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import ConfigError, DeadlineExceeded
 from holdfast.core.event import Event
 from holdfast.core.pipeline import Pipeline
-from holdfast.resilience.budget import RetryBudget
 from holdfast.resilience.catalog import CATALOG, build
 from holdfast.resilience.hedge import Hedge, HedgeStarted, HedgeWon
-from holdfast.resilience.quantile import BATCH
+from holdfast.resilience.racing.quantile import BATCH
+from holdfast.resilience.retrying.budget import RetryBudget
 from holdfast.resilience.timeout import Timeout
 from resilience.scripted import NEVER, Dependency, ask
 

@@ -15,12 +15,12 @@ from holdfast.core.clock import VirtualClock
 from holdfast.core.context import check, current, current_deadline, deadline_within
 from holdfast.core.errors import CallCancelled, DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
-from holdfast.resilience.budget import RetryBudget
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.hedge import Hedge
-from holdfast.resilience.quantile import BATCH
-from holdfast.resilience.race import Outcome
-from holdfast.resilience.threadrace import GIVEN_UP, SUPERSEDED, Inbox, Threads, Worker
+from holdfast.resilience.racing.quantile import BATCH
+from holdfast.resilience.racing.tasks import Outcome
+from holdfast.resilience.racing.threads import GIVEN_UP, SUPERSEDED, Inbox, Threads, Worker
+from holdfast.resilience.retrying.budget import RetryBudget
 from resilience.scripted import Seen
 
 PATIENCE = 20.0
@@ -258,7 +258,7 @@ def test_without_room_in_the_budget_the_first_attempt_goes_on_alone(closing: Cal
 
 def test_threads_that_have_nothing_to_do_end(monkeypatch: pytest.MonkeyPatch) -> None:
     # Their time is over again and again while work comes. With queue.SimpleQueue one in ten rounds got stuck.
-    monkeypatch.setattr("holdfast.resilience.threadrace.IDLE_SECONDS", 0.001)
+    monkeypatch.setattr("holdfast.resilience.racing.threads.IDLE_SECONDS", 0.001)
     for _ in range(30):
         threads = Threads(4)
         ran: list[int] = []

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from holdfast.core.event import Event, Listeners
-from holdfast.resilience import announcer, budget
-from holdfast.resilience.announcer import Announcer
-from holdfast.resilience.budget import RetryBudget
+from holdfast.resilience.circuit import announcer
+from holdfast.resilience.circuit.announcer import Announcer
+from holdfast.resilience.retrying import budget
+from holdfast.resilience.retrying.budget import RetryBudget
 
 PATIENCE = 5.0
 """Real seconds after which a thread counts as waiting for itself."""

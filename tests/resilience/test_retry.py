@@ -19,8 +19,8 @@ from holdfast.core.event import Event
 from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import GateSettings
-from holdfast.resilience.backoff import Constant, Exponential, next_delay
 from holdfast.resilience.retry import GaveUp, Retried, Retry, point_of_no_return
+from holdfast.resilience.retrying.backoff import Constant, Exponential, next_delay
 from holdfast.resilience.timeout import Timeout
 from resilience.attempts import Form, notes
 

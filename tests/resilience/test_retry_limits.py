@@ -10,8 +10,8 @@ from holdfast.core.classify import Classifier
 from holdfast.core.context import use_deadline
 from holdfast.core.errors import CircuitOpen, DeadlineExceeded
 from holdfast.core.fuse import Again
-from holdfast.resilience.budget import RetryBudget
 from holdfast.resilience.retry import Retry
+from holdfast.resilience.retrying.budget import RetryBudget
 from holdfast.resilience.timeout import Timeout
 from resilience.attempts import START, Form, notes
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from holdfast.resilience.backoff import Exponential, next_delay
-from holdfast.resilience.budget import RetryBudget
+from holdfast.resilience.retrying.backoff import Exponential, next_delay
+from holdfast.resilience.retrying.budget import RetryBudget
 
 SEED = 5
 CAPACITY = 100.0

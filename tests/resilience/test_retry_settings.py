@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from holdfast.core.errors import ConfigError, RateLimited
-from holdfast.resilience.backoff import Constant, Exponential, Linear, Listed
-from holdfast.resilience.budget import RetryBudget, RetryBudgetSettings
 from holdfast.resilience.retry import RULES_LIMIT, Retry, RetrySettings, Rule
+from holdfast.resilience.retrying.backoff import Constant, Exponential, Linear, Listed
+from holdfast.resilience.retrying.budget import RetryBudget, RetryBudgetSettings
 from resilience.attempts import START, Form, notes
 
 

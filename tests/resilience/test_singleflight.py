@@ -287,7 +287,7 @@ def test_loops_do_not_share_and_closed_ones_are_let_go() -> None:
 
 
 def test_executions_that_closed_loops_leave_behind_do_not_count_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.resilience.flights.ENDING_LIMIT", 2)
+    monkeypatch.setattr("holdfast.resilience.sharing.flights.ENDING_LIMIT", 2)
     policy = SingleFlight()
 
     @policy

@@ -12,7 +12,7 @@ from holdfast.core.clock import VirtualClock
 from holdfast.core.context import deadline_within, use_deadline
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
-from holdfast.resilience import flights
+from holdfast.resilience.sharing import flights
 from holdfast.resilience.singleflight import SingleFlight
 from holdfast.resilience.timeout import Timeout
 from resilience.loops import RunAsync
@@ -288,7 +288,7 @@ def test_no_timer_outlives_its_call(run_async: RunAsync, monkeypatch: pytest.Mon
 
     async def main() -> None:
         watched = Watched(asyncio.get_running_loop())
-        monkeypatch.setattr("holdfast.resilience.flights.asyncio.get_running_loop", lambda: watched)
+        monkeypatch.setattr("holdfast.resilience.sharing.flights.asyncio.get_running_loop", lambda: watched)
         with deadline_within(3600):
             callers = [start(call), start(call)]
         await until(lambda: policy.snapshot()["shared"] == 1)

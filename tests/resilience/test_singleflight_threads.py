@@ -23,7 +23,7 @@ from holdfast.core.context import (
 )
 from holdfast.core.errors import CallCancelled, DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
-from holdfast.resilience import threadflights
+from holdfast.resilience.sharing import threadflights
 from holdfast.resilience.singleflight import SingleFlight
 from resilience.witness import Witness, wait_for
 
@@ -295,7 +295,7 @@ def test_an_execution_that_ends_just_before_it_is_joined_is_not_joined(monkeypat
             work.may_end.set()
             leader.join()
 
-    monkeypatch.setattr("holdfast.resilience.threadflights.threading.Event", Slow)
+    monkeypatch.setattr("holdfast.resilience.sharing.threadflights.threading.Event", Slow)
     assert call() == "new"
     assert policy.snapshot() == {"executions": 2, "shared": 0, "abandoned": 0, "under_way": 0}
 

@@ -38,9 +38,9 @@ from holdfast.core.context import Criticality
 from holdfast.core.errors import Rejected
 from holdfast.core.policy import Gate
 from holdfast.lab.outcome import GOOD, LATE, REFUSED, Outcome, Result
-from holdfast.resilience.backoff import next_delay
-from holdfast.resilience.budget import RetryBudget, RetryBudgetSettings
 from holdfast.resilience.retry import RetrySettings
+from holdfast.resilience.retrying.backoff import next_delay
+from holdfast.resilience.retrying.budget import RetryBudget, RetryBudgetSettings
 
 REQUESTS_LIMIT: Final = 5_000_000
 """Attempts in one simulation, retries included."""

@@ -12,10 +12,10 @@ from holdfast.core.errors import CircuitOpen
 from holdfast.core.event import Event
 from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Gate, accepts
-from holdfast.resilience.announcer import Announcer
-from holdfast.resilience.breaker_keys import Circuits
-from holdfast.resilience.breaker_settings import BreakerSettings
-from holdfast.resilience.breaker_states import (
+from holdfast.resilience.circuit.announcer import Announcer
+from holdfast.resilience.circuit.keys import Circuits
+from holdfast.resilience.circuit.settings import BreakerSettings
+from holdfast.resilience.circuit.states import (
     ASK,
     CLOSED,
     DISABLED,
@@ -26,8 +26,8 @@ from holdfast.resilience.breaker_states import (
     Lease,
     Refusal,
 )
-from holdfast.resilience.turns import Turns
-from holdfast.resilience.window import Window
+from holdfast.resilience.circuit.turns import Turns
+from holdfast.resilience.circuit.window import Window
 
 if TYPE_CHECKING:
     from holdfast.core.pipeline import Pipeline

@@ -9,9 +9,9 @@ from holdfast.core.errors import BulkheadFull
 from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import FUNCTION, GateSettings, Seconds, about
-from holdfast.resilience.partitions import PARTITIONS, Partition
-from holdfast.resilience.permits import PLACED, TAKEN, Permits, Plan
-from holdfast.resilience.waiters import PUSHED_OUT, TaskWaiter, ThreadWaiter, Waiter
+from holdfast.resilience.permits.partitions import PARTITIONS, Partition
+from holdfast.resilience.permits.permits import PLACED, TAKEN, Permits, Plan
+from holdfast.resilience.permits.waiters import PUSHED_OUT, TaskWaiter, ThreadWaiter, Waiter
 
 QUEUE_LIMIT: Final = 100_000
 """The longest line that settings may ask for."""

@@ -12,13 +12,13 @@ from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.event import Event
 from holdfast.core.policy import Policy, accepts
 from holdfast.core.settings import FUNCTION, Errors, PolicySettings, Seconds, about
-from holdfast.resilience.backoff import CHANCE, Chance
-from holdfast.resilience.flights import Flight, Flights
-from holdfast.resilience.keys import KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
-from holdfast.resilience.places import Places
-from holdfast.resilience.sieve import Sieve, Slot, Source
-from holdfast.resilience.threadflights import BUSY, ThreadFlight, ThreadFlights
-from holdfast.resilience.twin import twin
+from holdfast.resilience.retrying.backoff import CHANCE, Chance
+from holdfast.resilience.sharing.flights import Flight, Flights
+from holdfast.resilience.sharing.keys import KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
+from holdfast.resilience.sharing.places import Places
+from holdfast.resilience.sharing.sieve import Sieve, Slot, Source
+from holdfast.resilience.sharing.threadflights import BUSY, ThreadFlight, ThreadFlights
+from holdfast.resilience.sharing.twin import twin
 
 
 class CacheSettings(PolicySettings, frozen=True):
@@ -83,7 +83,7 @@ class Cache(Policy[CacheSettings]):
     """Remembers results for ``ttl``. A call whose result is remembered does not go further in.
 
     Calls that miss the same key at the same time share one execution, as in ``SingleFlight``. What is remembered
-    is bounded by SIEVE (``resilience.sieve``). Only results that the dependency itself gave and that are no
+    is bounded by SIEVE (``resilience.sharing.sieve``). Only results that the dependency itself gave and that are no
     failure (``call.verdict`` OK) are kept, and nothing that was asked for before an ``invalidate``.
 
     Old results, after RFC 5861: for ``stale`` seconds they are served at once while one refresh is under way. In

@@ -13,8 +13,8 @@ from holdfast.core.fuse import RAISE, Fragment, Instead
 from holdfast.core.kinds import Reader, Refused
 from holdfast.core.policy import Fused, accepts
 from holdfast.core.settings import FUNCTION, Errors, PolicySettings, Seconds, Settings, about, placed, read_table
-from holdfast.resilience.keys import KeyFunction, keyed_by, unhashable
-from holdfast.resilience.sieve import Sieve, Slot
+from holdfast.resilience.sharing.keys import KeyFunction, keyed_by, unhashable
+from holdfast.resilience.sharing.sieve import Sieve, Slot
 
 RULES_LIMIT: Final = 64
 """Rules of one fallback."""

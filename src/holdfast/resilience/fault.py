@@ -16,8 +16,8 @@ from holdfast.core.event import Event
 from holdfast.core.kinds import Reader, Refused
 from holdfast.core.policy import Policy, accepts
 from holdfast.core.settings import ERRORS, PolicySettings, about
-from holdfast.resilience.backoff import CHANCE, Chance, read_function
-from holdfast.resilience.keys import colour_of
+from holdfast.resilience.retrying.backoff import CHANCE, Chance, read_function
+from holdfast.resilience.sharing.keys import colour_of
 
 NAMES_LIMIT: Final = 1000
 """Operations, and keys, that one policy may list."""

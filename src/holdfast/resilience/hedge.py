@@ -12,12 +12,12 @@ from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.event import Event
 from holdfast.core.policy import Policy, accepts
 from holdfast.core.settings import PolicySettings, Seconds, about
-from holdfast.resilience.budget import RetryBudget, RetryBudgetSettings
 from holdfast.resilience.expiry import task_of
-from holdfast.resilience.quantile import BATCH, CAPACITY, RecentQuantile
-from holdfast.resilience.race import Entry, HedgeLane, Outcome, Race
+from holdfast.resilience.racing.quantile import BATCH, CAPACITY, RecentQuantile
+from holdfast.resilience.racing.tasks import Entry, HedgeLane, Outcome, Race
+from holdfast.resilience.racing.threads import ThreadRace, Threads
 from holdfast.resilience.retry import BUDGETS, Budget
-from holdfast.resilience.threadrace import ThreadRace, Threads
+from holdfast.resilience.retrying.budget import RetryBudget, RetryBudgetSettings
 
 ATTEMPTS_LIMIT: Final = 5
 """Attempts of one call that settings may ask for: as many as gRPC's (proposal A6)."""

@@ -14,9 +14,18 @@ from holdfast.core.fuse import Again, Fragment
 from holdfast.core.kinds import Reader, Refused
 from holdfast.core.policy import Fused, accepts
 from holdfast.core.settings import Errors, PolicySettings, Seconds, Settings, about, placed, read_table
-from holdfast.resilience.backoff import BACKOFF, CHANCE, Backoff, Chance, Exponential, Jitter, next_delay, read_function
-from holdfast.resilience.budget import RetryBudget, RetryBudgetSettings
-from holdfast.resilience.pushback import pushback
+from holdfast.resilience.retrying.backoff import (
+    BACKOFF,
+    CHANCE,
+    Backoff,
+    Chance,
+    Exponential,
+    Jitter,
+    next_delay,
+    read_function,
+)
+from holdfast.resilience.retrying.budget import RetryBudget, RetryBudgetSettings
+from holdfast.resilience.retrying.pushback import pushback
 
 ATTEMPTS_LIMIT: Final = 1000
 """Attempts that a call may have."""

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 from holdfast.core.call import AsyncHandler, Call, Handler
 from holdfast.core.policy import Policy, accepts
 from holdfast.core.settings import FUNCTION, PolicySettings, about
-from holdfast.resilience.flights import Flight, Flights
-from holdfast.resilience.keys import KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
-from holdfast.resilience.threadflights import ThreadFlight, ThreadFlights
+from holdfast.resilience.sharing.flights import Flight, Flights
+from holdfast.resilience.sharing.keys import KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
+from holdfast.resilience.sharing.threadflights import ThreadFlight, ThreadFlights
 
 
 class SingleFlightSettings(PolicySettings, frozen=True):

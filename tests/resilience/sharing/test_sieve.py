@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.resilience.sieve import Sieve, Slot
+from holdfast.resilience.sharing.sieve import Sieve, Slot
 
 THREADS = 20
 

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 import msgspec
 
 from holdfast.core.call import FAILED, IGNORED, Verdict
-from holdfast.resilience.breaker_settings import BreakerSettings
-from holdfast.resilience.window import Counts, CountWindow, TimeWindow, Window
+from holdfast.resilience.circuit.settings import BreakerSettings
+from holdfast.resilience.circuit.window import Counts, CountWindow, TimeWindow, Window
 
 
 class BreakerState(StrEnum):

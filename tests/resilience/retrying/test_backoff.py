@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Refused
-from holdfast.resilience.backoff import (
+from holdfast.resilience.retrying.backoff import (
     BACKOFF,
     CHANCE,
     DELAY_LIMIT,

@@ -17,7 +17,7 @@ import msgspec
 from holdfast.core.call import FAILED, IGNORED, Call
 from holdfast.core.context import Criticality, current, set_deadline, use_context
 from holdfast.core.errors import DeadlineExceeded, Rejected
-from holdfast.resilience.twin import twin
+from holdfast.resilience.sharing.twin import twin
 
 ENDING_LIMIT: Final = 1000
 """Executions that everybody has left and that have not ended yet. Past it calls run unshared, in their caller."""

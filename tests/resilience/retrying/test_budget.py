@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.core.errors import ConfigError
-from holdfast.resilience.budget import BUCKETS, RetryBudget, RetryBudgetSettings
+from holdfast.resilience.retrying.budget import BUCKETS, RetryBudget, RetryBudgetSettings
 
 START = 1000.0
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.resilience.quantile import BATCH, CAPACITY, RecentQuantile
+from holdfast.resilience.racing.quantile import BATCH, CAPACITY, RecentQuantile
 
 
 def fed(recent: RecentQuantile, values: list[float], now: float = 0.0) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.errors import CircuitOpen, RateLimited
-from holdfast.resilience.pushback import TEXT_LIMIT, pushback
+from holdfast.resilience.retrying.pushback import TEXT_LIMIT, pushback
 
 WALL = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from holdfast.resilience.places import Places
+from holdfast.resilience.sharing.places import Places
 
 THREADS = 50
 

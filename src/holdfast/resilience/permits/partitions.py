@@ -6,7 +6,7 @@ from math import floor
 from typing import Any, Final
 
 from holdfast.core.kinds import Reader, Refused
-from holdfast.resilience.waiters import Line
+from holdfast.resilience.permits.waiters import Line
 
 EACH: Final = "*"
 """The partition that stands for every name which is not listed, each by itself."""

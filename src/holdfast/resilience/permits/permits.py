@@ -21,8 +21,8 @@ from math import inf
 from typing import Any, Final, Literal, NamedTuple
 
 from holdfast.core.clock import SYSTEM, Clock
-from holdfast.resilience.partitions import EACH, UNLIMITED, Partition, part_of
-from holdfast.resilience.waiters import GRANTED, WAITING, Waiter
+from holdfast.resilience.permits.partitions import EACH, UNLIMITED, Partition, part_of
+from holdfast.resilience.permits.waiters import GRANTED, WAITING, Waiter
 
 STANDING: Final = 0.1
 """A line that has not been empty for so many seconds is no burst but an overload, and is told. The interval of "Fail at

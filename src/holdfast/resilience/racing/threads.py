@@ -14,7 +14,7 @@ import msgspec
 from holdfast.core.call import FAILED, Call, Handler
 from holdfast.core.context import Cancellation, current, current_deadline, use_context
 from holdfast.core.errors import DeadlineExceeded
-from holdfast.resilience.race import Outcome, defeat
+from holdfast.resilience.racing.tasks import Outcome, defeat
 
 if TYPE_CHECKING:
     from holdfast.resilience.hedge import Hedge

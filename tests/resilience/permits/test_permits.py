@@ -18,9 +18,9 @@ from holdfast.core.context import deadline_within
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead
-from holdfast.resilience.partitions import Partition
-from holdfast.resilience.permits import Permits
-from holdfast.resilience.waiters import GRANTED, LEFT, ThreadWaiter, Waiter
+from holdfast.resilience.permits.partitions import Partition
+from holdfast.resilience.permits.permits import Permits
+from holdfast.resilience.permits.waiters import GRANTED, LEFT, ThreadWaiter, Waiter
 
 THREADS = 50
 

@@ -13,12 +13,12 @@ from holdfast.core.call import bare_call
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import BulkheadFull, ConfigError
 from holdfast.core.pipeline import Pipeline
-from holdfast.resilience import permits
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.catalog import CATALOG, build
-from holdfast.resilience.partitions import LISTED_LIMIT, Partition, part_of
-from holdfast.resilience.permits import KEPT
-from holdfast.resilience.waiters import TaskWaiter
+from holdfast.resilience.permits import permits
+from holdfast.resilience.permits.partitions import LISTED_LIMIT, Partition, part_of
+from holdfast.resilience.permits.permits import KEPT
+from holdfast.resilience.permits.waiters import TaskWaiter
 from resilience.room import Room, settle
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Final, Literal
 
 from holdfast.core.settings import GateSettings, Seconds, about
-from holdfast.resilience.window import BUCKETS_LIMIT, LAST_LIMIT
+from holdfast.resilience.circuit.window import BUCKETS_LIMIT, LAST_LIMIT
 
 PROBES_LIMIT: Final = 1000
 """Probes of one half-open period."""

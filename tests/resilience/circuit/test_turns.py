@@ -8,10 +8,11 @@ import pytest
 from holdfast.core.call import FAILED, OK, bare_call
 from holdfast.core.errors import CircuitOpen, Rejected
 from holdfast.core.policy import Gate
-from holdfast.resilience import breaker, breaker_states, throttle, window
+from holdfast.resilience import breaker, throttle
 from holdfast.resilience.breaker import Breaker
+from holdfast.resilience.circuit import states, window
+from holdfast.resilience.circuit.turns import POSTPONED_LIMIT, Turns
 from holdfast.resilience.throttle import Throttle
-from holdfast.resilience.turns import POSTPONED_LIMIT, Turns
 from resilience.test_reentrance import ends_although_interrupted
 
 LINES_LIMIT = 2000
@@ -157,7 +158,7 @@ def interrupted_everywhere(module: ModuleType, make: Callable[[], Probe]) -> int
     raise AssertionError("too much work")
 
 
-@pytest.mark.parametrize("module", [breaker, breaker_states, window], ids=["breaker", "states", "window"])
+@pytest.mark.parametrize("module", [breaker, states, window], ids=["breaker", "states", "window"])
 @pytest.mark.parametrize("options", [{}, {"slow_call": 1.0}, {"per_key": True}], ids=["plain", "slow", "keys"])
 def test_a_breaker_does_not_wait_for_a_thread_that_it_interrupted(module: ModuleType, options: dict[str, Any]) -> None:
     lines = interrupted_everywhere(

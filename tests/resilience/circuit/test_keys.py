@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from holdfast.core.errors import CircuitOpen
-from holdfast.resilience import breaker_keys
 from holdfast.resilience.breaker import Breaker
+from holdfast.resilience.circuit import keys
 from resilience.breaker_bench import Bench
 
 
@@ -99,13 +99,13 @@ def test_an_open_key_is_kept_while_there_are_closed_ones_to_forget() -> None:
 
 
 def test_when_all_keys_are_open_one_of_them_makes_way() -> None:
-    limit = breaker_keys.TRIES * 2
+    limit = keys.TRIES * 2
     bench = keyed(keys=limit)
     for number in range(limit + 5):
         bench.fail(3, key=number)
     seen = bench.breaker.snapshot()
     assert (seen["keys"], seen["states"], seen["opened"]) == (limit, {"open": limit}, limit + 5)
-    assert len(seen["unwell"]) == breaker_keys.SHOWN
+    assert len(seen["unwell"]) == keys.SHOWN
 
 
 def test_a_snapshot_shows_the_keys_that_are_unwell() -> None:

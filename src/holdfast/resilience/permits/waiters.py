@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from holdfast.resilience.partitions import Partition
+    from holdfast.resilience.permits.partitions import Partition
 
 
 class Stage(IntEnum):

@@ -4,8 +4,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
-from holdfast.resilience.breaker_settings import BreakerSettings
-from holdfast.resilience.breaker_states import CLOSED, Circuit
+from holdfast.resilience.circuit.settings import BreakerSettings
+from holdfast.resilience.circuit.states import CLOSED, Circuit
 
 TRIES: Final = 32
 """Keys that are looked at to find one to forget."""

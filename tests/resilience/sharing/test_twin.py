@@ -3,7 +3,7 @@ import traceback
 import pytest
 
 from holdfast.core.errors import CircuitOpen, DeadlineExceeded
-from holdfast.resilience.twin import twin
+from holdfast.resilience.sharing.twin import twin
 
 
 class Detailed(Exception):

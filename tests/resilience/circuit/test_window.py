@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.resilience.window import CountWindow, TimeWindow
+from holdfast.resilience.circuit.window import CountWindow, TimeWindow
 
 CALLS = st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.booleans()), max_size=80)
 """Quarters of a second since the call before, which floats represent exactly; failed; marked."""

@@ -16,8 +16,8 @@ import msgspec
 from holdfast.core.call import FAILED, IGNORED, Call, Verdict
 from holdfast.core.context import Criticality, current
 from holdfast.core.errors import CallCancelled, DeadlineExceeded
-from holdfast.resilience.flights import criticality_of
-from holdfast.resilience.twin import twin
+from holdfast.resilience.sharing.flights import criticality_of
+from holdfast.resilience.sharing.twin import twin
 
 ROUNDS: Final = 3
 """Executions that a call waits for although each ended for its caller's own reasons; then it runs unshared."""

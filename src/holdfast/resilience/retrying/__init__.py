@@ -1,0 +1,1 @@
+"""What Retry stands on: delays, the budget, and what servers say about retries."""

@@ -1,0 +1,1 @@
+"""What Cache, SingleFlight and Fallback stand on: keys of calls, shared executions, and what makes room."""
