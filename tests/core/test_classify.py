@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from holdfast.core.call import FAILED, IGNORED, OK, Verdict, bare_call
-from holdfast.core.classify import DEFAULT, Classifier
+from holdfast.core.classify import DEFAULT, MEMBERS_LIMIT, Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import CallCancelled, CircuitOpen, DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
+from holdfast.resilience.breaker import Breaker
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,84 @@ def test_ignore_comes_before_record_and_what_is_in_neither_is_fine() -> None:
 def test_even_a_refusal_can_be_ignored_or_recorded_only_by_its_own_rule() -> None:
     assert Classifier(ignore=(DeadlineExceeded,)).of_error(DeadlineExceeded(), bare_call()) is IGNORED
     assert Classifier(record=(Exception,)).of_error(CircuitOpen("inner", "open"), bare_call()) is IGNORED
+
+
+class Named(ExceptionGroup[Exception]):
+    """A group that somebody may name."""
+
+
+def grouped(*members: BaseException) -> BaseException:
+    return BaseExceptionGroup("several", members)
+
+
+@pytest.mark.parametrize(
+    ("group", "verdict"),
+    [
+        (grouped(KeyError(), KeyError()), IGNORED),
+        (grouped(KeyError(), grouped(KeyError())), IGNORED),
+        (grouped(KeyError(), CircuitOpen("inner", "open"), CallCancelled()), IGNORED),
+        (grouped(KeyError(), OSError()), FAILED),
+        (grouped(OSError(), ValueError(), KeyError()), FAILED),
+        (grouped(KeyError(), grouped(ValueError(), grouped(OSError()), ValueError())), FAILED),
+        (grouped(KeyError(), DeadlineExceeded()), FAILED),
+        (grouped(KeyError(), ValueError()), OK),
+        (grouped(ValueError(), KeyError()), OK),
+        (grouped(ValueError()), OK),
+        (grouped(asyncio.CancelledError(), KeyError()), IGNORED),
+        (grouped(KeyboardInterrupt(), OSError()), FAILED),
+        (grouped(KeyboardInterrupt(), grouped(ValueError())), OK),
+        (Named("several", [KeyError()]), IGNORED),
+    ],
+    ids=repr,
+)
+def test_a_group_is_failed_if_any_leaf_is_and_ignored_if_all_are(group: BaseException, verdict: Verdict) -> None:
+    classifier = Classifier(ignore=(KeyError,), record=(OSError,))
+    assert classifier.of_error(group, bare_call(now=5.0, deadline=6.0)) is verdict
+
+
+def test_by_default_a_group_of_failures_is_one_and_one_of_refusals_is_none() -> None:
+    assert DEFAULT.of_error(grouped(CallCancelled(), ValueError()), bare_call()) is FAILED
+    assert DEFAULT.of_error(grouped(CallCancelled(), CircuitOpen("inner", "open")), bare_call()) is IGNORED
+
+
+def test_a_cancellation_in_a_group_is_a_failure_once_the_deadline_has_passed() -> None:
+    group = grouped(KeyError(), asyncio.CancelledError())
+    assert Classifier(ignore=(KeyError,)).of_error(group, bare_call(now=5.0, deadline=5.0)) is FAILED
+
+
+def test_a_class_of_groups_that_is_named_counts_whatever_is_in_it() -> None:
+    inner = Named("several", [OSError()])
+    ignoring = Classifier(ignore=(Named,))
+    assert [ignoring.of_error(error, bare_call()) for error in (inner, grouped(inner))] == [IGNORED, IGNORED]
+    recording = Classifier(ignore=(OSError,), record=(Named,))
+    assert [recording.of_error(error, bare_call()) for error in (inner, grouped(inner))] == [FAILED, FAILED]
+
+
+def test_a_group_with_more_members_than_are_looked_at_is_a_failure() -> None:
+    classifier = Classifier(ignore=(KeyError,))
+    verdicts = [
+        classifier.of_error(grouped(*[KeyError()] * size), bare_call()) for size in (MEMBERS_LIMIT - 1, MEMBERS_LIMIT)
+    ]
+    assert verdicts == [IGNORED, FAILED]
+    deep: BaseException = KeyError()
+    for _ in range(MEMBERS_LIMIT + 100):
+        deep = grouped(deep)
+    assert classifier.of_error(deep, bare_call()) is FAILED
+
+
+def test_a_breaker_does_not_count_a_group_of_ignored_errors() -> None:
+    breaker = Breaker(consecutive=1)
+    pipeline = Pipeline("x", breaker, classify=Classifier(ignore=(KeyError,)))
+
+    def fail(*members: Exception) -> None:
+        raise ExceptionGroup("several", members)
+
+    with pytest.raises(ExceptionGroup):
+        pipeline.call(fail, KeyError(), KeyError())
+    assert breaker.state == "closed"
+    with pytest.raises(ExceptionGroup):
+        pipeline.call(fail, KeyError(), OSError())
+    assert breaker.state == "open"
 
 
 def test_results_are_judged_when_there_is_a_judge() -> None:

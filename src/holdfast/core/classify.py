@@ -11,7 +11,11 @@ import msgspec
 from holdfast.core.call import FAILED, IGNORED, OK, Call, Verdict
 from holdfast.core.errors import CallCancelled, DeadlineExceeded, Rejected
 
-_REFUSALS: Final = (Rejected, CallCancelled)
+MEMBERS_LIMIT: Final = 1000
+"""Members of an exception group, groups in it included, that are looked at."""
+
+# One check for all that is not judged by its own class alone: an ordinary exception pays for no more.
+_SPECIAL: Final = (Rejected, CallCancelled, BaseExceptionGroup)
 
 
 class Classifier(msgspec.Struct, frozen=True):
@@ -25,6 +29,9 @@ class Classifier(msgspec.Struct, frozen=True):
     Not up to the caller: a refusal by a policy further in is ignored, a ``DeadlineExceeded`` from there is a
     failure. A cancellation (or any other exception that is no ``Exception``) is ignored, unless the call's
     deadline had passed: then the dependency was too slow.
+
+    An exception group is judged by what is in it: failed if any leaf is, ignored if all are. One that ``ignore`` or
+    ``record`` names by a class of groups is judged by that.
     """
 
     ignore: tuple[type[BaseException], ...] = ()
@@ -45,9 +52,13 @@ class Classifier(msgspec.Struct, frozen=True):
         if isinstance(error, self.ignore):
             return IGNORED
         if isinstance(error, Exception):
-            if isinstance(error, _REFUSALS):
+            if isinstance(error, _SPECIAL):
+                if isinstance(error, BaseExceptionGroup):
+                    return self._of_group(error, call)
                 return FAILED if isinstance(error, DeadlineExceeded) else IGNORED
             return FAILED if isinstance(error, self.record) else OK
+        if isinstance(error, BaseExceptionGroup):
+            return self._of_group(error, call)
         return FAILED if call.now >= call.deadline else IGNORED
 
     def of_result(self, result: object) -> Verdict:
@@ -57,6 +68,26 @@ class Classifier(msgspec.Struct, frozen=True):
     def of_block(self, failed: bool) -> Verdict:
         """The verdict on a block that ended without an exception."""
         return FAILED if failed else OK
+
+    def _of_group(self, group: BaseExceptionGroup[BaseException], call: Call) -> Verdict:
+        named = tuple(kind for kind in self.record if issubclass(kind, BaseExceptionGroup))
+        verdict = IGNORED
+        waiting: list[BaseException] = [group]
+        for _ in range(MEMBERS_LIMIT + 1):
+            if not waiting:
+                return verdict
+            error = waiting.pop()
+            if isinstance(error, BaseExceptionGroup) and not isinstance(error, self.ignore):
+                if isinstance(error, named):
+                    return FAILED
+                waiting += error.exceptions
+                continue
+            found = self.of_error(error, call)
+            if found is FAILED:
+                return FAILED
+            if found is OK:
+                verdict = OK
+        return FAILED  # more than is looked at: better one failure too many
 
 
 DEFAULT: Final = Classifier()
