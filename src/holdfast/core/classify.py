@@ -9,13 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.core.call import FAILED, IGNORED, OK, Call, Verdict
-from holdfast.core.errors import CallCancelled, DeadlineExceeded, Rejected
+from holdfast.core.errors import CallCancelled, DeadlineExceeded, HoldfastError, Rejected
 
 MEMBERS_LIMIT: Final = 1000
 """Members of an exception group, groups in it included, that are looked at."""
 
-# One check for all that is not judged by its own class alone: an ordinary exception pays for no more.
-_SPECIAL: Final = (Rejected, CallCancelled, BaseExceptionGroup)
+_REFUSALS: Final = (Rejected, CallCancelled)
+# Looked for together, so that an ordinary exception pays for two classes only.
+_UNCOMMON: Final = (HoldfastError, BaseExceptionGroup)
 
 
 class Classifier(msgspec.Struct, frozen=True):
@@ -52,10 +53,11 @@ class Classifier(msgspec.Struct, frozen=True):
         if isinstance(error, self.ignore):
             return IGNORED
         if isinstance(error, Exception):
-            if isinstance(error, _SPECIAL):
+            if isinstance(error, _UNCOMMON):
+                if isinstance(error, _REFUSALS):
+                    return FAILED if isinstance(error, DeadlineExceeded) else IGNORED
                 if isinstance(error, BaseExceptionGroup):
                     return self._of_group(error, call)
-                return FAILED if isinstance(error, DeadlineExceeded) else IGNORED
             return FAILED if isinstance(error, self.record) else OK
         if isinstance(error, BaseExceptionGroup):
             return self._of_group(error, call)
