@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from core.test_pipeline import Log, Recorder, Wrapping
+from core.gates import Log, Recorder, Wrapping
 from holdfast.core.call import FAILED, IGNORED, OK, Call
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock

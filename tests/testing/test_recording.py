@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from core.test_pipeline import Recorder, Twice
+from core.gates import Recorder, Twice
 from holdfast.core.call import FAILED, IGNORED, OK
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock

@@ -1,0 +1,175 @@
+"""A pipeline whose policies, settings or clock change, and what can be found in it."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+import pytest
+
+from core.gates import Log, Recorder, Wrapping
+from holdfast.core.call import Call
+from holdfast.core.clock import VirtualClock
+from holdfast.core.errors import BulkheadFull
+from holdfast.core.fuse import Fragment
+from holdfast.core.pipeline import POLICIES_LIMIT, Pipeline
+from holdfast.core.policy import Gate, accepts
+from holdfast.core.settings import GateSettings
+
+
+def test_a_replaced_chain_serves_the_next_call_and_calls_in_flight_finish_on_theirs() -> None:
+    log: Log = []
+    clock = VirtualClock()
+    old, new = Recorder(log, "old"), Recorder(log, "new")
+    pipeline = Pipeline("x", old, clock=clock)
+
+    @pipeline
+    async def fn() -> None:
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        running = asyncio.create_task(fn())
+        await asyncio.sleep(0.5)
+        pipeline.replace(new)
+        await fn()
+        await running
+
+    clock.run(main())
+    assert [entry[:2] for entry in log] == [("enter", "old"), ("enter", "new"), ("exit", "old"), ("exit", "new")]
+
+
+def test_a_replaced_clock_is_that_of_the_next_call() -> None:
+    log: Log = []
+    gate = Recorder(log)
+    gate.timed = True
+    pipeline = Pipeline("x", gate)
+    decorated = pipeline(lambda: None)
+    pipeline.replace(gate, clock=VirtualClock(start=77.0))
+    decorated()
+    assert log[-1][3] == 77.0
+
+
+class Meeting(Recorder):
+    """Lets something happen in another thread while it is folded, or while others wait to be."""
+
+    def __init__(self, log: Log, name: str) -> None:
+        self.meanwhile: Callable[[], None] | None = None
+        super().__init__(log, name)
+
+    def fragment(self, asynchronous: bool) -> Fragment:
+        fragment = super().fragment(asynchronous)
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return fragment
+
+
+def test_an_update_does_not_bring_replaced_policies_back() -> None:
+    old, new = Recorder([], "old"), Meeting([], "new")
+    pipeline = Pipeline("x", old)
+    updating = threading.Thread(target=lambda: old.update(observe=True))
+
+    def update() -> None:
+        updating.start()
+        while old.settings.observe is False:
+            time.sleep(0)
+        updating.join(0.05)  # it goes on to the lock that this replacement holds
+
+    new.meanwhile = update
+    pipeline.replace(new)
+    updating.join(10)
+    assert pipeline.policies == (new,)
+
+
+def test_an_update_in_the_moment_of_a_replacement_is_folded_in() -> None:
+    class Late(Meeting):
+        def apply(self, settings: GateSettings) -> None:
+            self.waits = settings.observe
+
+    log: Log = []
+    late = Late(log, "late")
+    updating = threading.Thread(target=lambda: late.update(observe=True))
+    pipeline = Pipeline("x")
+
+    def update() -> None:
+        updating.start()
+        updating.join(0.05)
+
+    late.meanwhile = update
+    pipeline.replace(late)
+    updating.join(10)
+    pipeline.call(lambda: None)
+    assert log[0] == ("admit", "late")
+
+
+def test_what_cannot_be_a_pipeline_changes_nothing() -> None:
+    log: Log = []
+    gate = Recorder(log)
+    pipeline = Pipeline("x", gate)
+    with pytest.raises(TypeError, match="no policy"):
+        pipeline.replace(Recorder)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="stands twice"):
+        pipeline.replace(gate, Recorder(log), gate)
+    with pytest.raises(ValueError, match="the limit"):
+        pipeline.replace(*(Recorder(log) for _ in range(POLICIES_LIMIT + 1)))
+    pipeline.call(lambda: None)
+    assert pipeline.policies == (gate,)
+    assert len(log) == 2
+
+
+def test_policies_are_found_by_name_or_kind() -> None:
+    gate = Recorder([], "door")
+    pipeline = Pipeline("x", Wrapping([]), gate)
+    assert pipeline.find("door") is gate
+    assert pipeline.find("recorder") is gate
+    with pytest.raises(LookupError, match="it has wrapping, door"):
+        pipeline.find("window")
+
+
+def test_a_snapshot_has_every_policy_in_order() -> None:
+    pipeline = Pipeline("x", Wrapping([]), Recorder([], "door"))
+    assert [(entry["policy"], entry["kind"]) for entry in pipeline.snapshot()] == [
+        ("wrapping", "wrapping"),
+        ("door", "recorder"),
+    ]
+    assert pipeline.snapshot()[1]["refused"] == 0
+
+
+def test_pipelines_are_freed_although_policies_know_them() -> None:
+    gate = Recorder([])
+    reference = weakref.ref(Pipeline("x", gate))
+    gc.collect()
+    assert reference() is None
+
+
+class Limit(Gate[GateSettings]):
+    """Waits or not, by its settings: another fragment after an update."""
+
+    kind = "limit"
+
+    @accepts(GateSettings)
+    def __init__(self, settings: GateSettings) -> None:
+        super().__init__(settings)
+
+    def apply(self, settings: GateSettings) -> None:
+        self.waits = settings.observe
+
+    def enter(self, call: Call) -> str:
+        error = BulkheadFull(self.name, "entered")
+        raise error
+
+    def admit(self, call: Call) -> str:
+        return "admitted"
+
+
+def test_an_update_that_changes_the_fragment_folds_the_pipelines_again() -> None:
+    limit = Limit()
+    pipeline = Pipeline("x", limit)
+    decorated = pipeline(lambda: 5)
+    with pytest.raises(BulkheadFull):
+        decorated()
+    limit.update(observe=True)
+    assert decorated() == 5
+    assert pipeline.call(lambda: 6) == 6
