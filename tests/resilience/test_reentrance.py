@@ -1,11 +1,5 @@
 """A finalizer or a signal handler runs in the middle of other work, in the same thread, and must not wait for it."""
 
-import sys
-import threading
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
-
 import pytest
 
 from holdfast.core.event import Event, Listeners
@@ -13,41 +7,7 @@ from holdfast.resilience.circuit import announcer
 from holdfast.resilience.circuit.announcer import Announcer
 from holdfast.resilience.retrying import budget
 from holdfast.resilience.retrying.budget import RetryBudget
-
-PATIENCE = 5.0
-"""Real seconds after which a thread counts as waiting for itself."""
-
-
-def ends_although_interrupted(
-    module: Any, work: Callable[[], object], interruption: Callable[[], object], only: int | None = None
-) -> bool:
-    """Whether ``work`` comes to its end with ``interruption`` at each line of ``module`` that it runs, or at one."""
-    interrupted = False
-    lines = 0
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal interrupted, lines
-        if frame.f_code.co_filename != module.__file__:
-            return None
-        if event == "line" and not interrupted:
-            lines += 1
-            if only in (None, lines):
-                interrupted = True
-                interruption()
-                interrupted = False
-        return trace
-
-    def run() -> None:
-        sys.settrace(trace)
-        try:
-            work()
-        finally:
-            sys.settrace(None)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    return not thread.is_alive()
+from resilience.interruption import ends_although_interrupted
 
 
 @pytest.mark.parametrize("interruption", ["begin", "try_spend"])

@@ -12,6 +12,7 @@ from holdfast.core.errors import CircuitOpen
 from holdfast.core.event import Event
 from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Gate, accepts
+from holdfast.core.turns import Turns
 from holdfast.resilience.circuit.announcer import Announcer
 from holdfast.resilience.circuit.keys import Circuits
 from holdfast.resilience.circuit.settings import BreakerSettings
@@ -26,7 +27,6 @@ from holdfast.resilience.circuit.states import (
     Lease,
     Refusal,
 )
-from holdfast.resilience.circuit.turns import Turns
 from holdfast.resilience.circuit.window import Window
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import FUNCTION, GateSettings, Seconds, about
 from holdfast.resilience.permits.partitions import PARTITIONS, Partition
-from holdfast.resilience.permits.permits import PLACED, TAKEN, Permits, Plan
+from holdfast.resilience.permits.permits import CHANGING, PLACED, TAKEN, Permits, Plan
 from holdfast.resilience.permits.waiters import PUSHED_OUT, TaskWaiter, ThreadWaiter, Waiter
 
 QUEUE_LIMIT: Final = 100_000
@@ -18,6 +18,8 @@ QUEUE_LIMIT: Final = 100_000
 NO_TIME: Final = "no time is left to wait for a permit"
 PUSHED: Final = "newer calls took its place in the queue"
 TOO_LATE: Final = "the deadline passed while it waited"
+IN_THE_MIDDLE: Final = "its permits are changing hands"
+"""For a finalizer or a signal handler in the middle of that: to wait, in the thread that does it, would be for ever."""
 
 Token: TypeAlias = Literal[True] | Partition | None
 """What a call holds: True is a permit, a partition one of its permits, None nothing."""
@@ -189,7 +191,10 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
         if settings.partitions:
             by = settings.partition_by
             key = call.key if by is None else by(call)
-            partition = self._named.get(key) or self._partition(key)
+            found = self._named.get(key) or self._partition(key)
+            if found is None:
+                return self._refuse(call, IN_THE_MIDDLE)
+            partition = found
             if self._take(partition):
                 return True if partition is self._everybody else partition
         if (kind is None or settings.observe) and not partition.retired:
@@ -204,6 +209,8 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
         if step is PLACED:
             self.waited += 1
             return waiter
+        if step is CHANGING:
+            return self._refuse(call, IN_THE_MIDDLE)
         if kind is not None and until <= call.now:
             return self._refuse(call, NO_TIME)
         return self._refuse(call, self._why(partition))

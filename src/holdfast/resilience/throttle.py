@@ -12,8 +12,8 @@ from holdfast.core.errors import Overloaded
 from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import GateSettings, Seconds, about
+from holdfast.core.turns import Turns
 from holdfast.resilience.circuit.announcer import Announcer
-from holdfast.resilience.circuit.turns import Turns
 from holdfast.resilience.circuit.window import BUCKETS_LIMIT, CountWindow, TimeWindow
 
 if TYPE_CHECKING:

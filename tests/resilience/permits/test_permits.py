@@ -204,7 +204,7 @@ def test_who_comes_while_the_last_permit_is_given_back_is_never_forgotten() -> N
     assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
 
 
-def test_giving_a_permit_back_never_blocks_even_while_the_lock_is_held() -> None:
+def test_giving_a_permit_back_never_blocks_in_the_middle_of_a_job() -> None:
     bulkhead = Bulkhead(2, queue=2, max_wait=30)
     calls = [bare_call(), bare_call()]
     tokens = [bulkhead.enter(call) for call in calls]
@@ -213,16 +213,19 @@ def test_giving_a_permit_back_never_blocks_even_while_the_lock_is_held() -> None
     waiter.start()
     while not bulkhead.queued:
         assert waiter.is_alive()
-    with bulkhead._permit_lock:  # as when a finalizer or a signal handler runs inside of it
+
+    def meanwhile() -> None:
         bulkhead.exit(calls[0], tokens[0])
         assert (bulkhead.in_flight, bulkhead.queued) == (2, 1)
-    bulkhead.exit(calls[1], tokens[1])  # whoever has the lock next passes on what came in meanwhile
+
+    bulkhead._turns.run(meanwhile)  # as when a finalizer or a signal handler runs inside of it
+    bulkhead.exit(calls[1], tokens[1])  # whoever has the turn next passes on what came in meanwhile
     waiter.join(10)
     assert passed.is_set()
     assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
 
 
-def test_a_permit_that_comes_back_just_before_the_lock_is_released_is_passed_on(
+def test_a_permit_that_comes_back_just_before_the_turn_is_over_is_passed_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bulkhead = Bulkhead(2, queue=2, max_wait=30)
@@ -234,14 +237,14 @@ def test_a_permit_that_comes_back_just_before_the_lock_is_released_is_passed_on(
         waiter.start()
         while bulkhead.queued <= number:
             assert waiter.is_alive()
-    news = Permits._news
+    note = Permits._note_news
 
-    def news_while_another_call_ends(permits: Permits) -> Any:
+    def note_while_another_call_ends(permits: Permits) -> None:
         if calls:
             bulkhead.exit(calls.pop(), tokens.pop())
-        return news(permits)
+        note(permits)
 
-    monkeypatch.setattr(Permits, "_news", news_while_another_call_ends)
+    monkeypatch.setattr(Permits, "_note_news", note_while_another_call_ends)
     bulkhead.exit(calls.pop(), tokens.pop())
     for waiter in waiters:
         waiter.join(10)

@@ -1,1 +1,1 @@
-"""What Bulkhead and AdaptiveLimit stand on: permits, who waits for them, and shares of them."""
+"""What Bulkhead stands on: permits, who waits for them, and shares of them."""

@@ -9,11 +9,13 @@ switches to no other thread (docs/adr/0002):
 - a permit that is given back while somebody waits stays counted until it has a new owner (``_transfer``), so that
   nobody who comes later finds it free.
 
-Permits that come back while somebody waits go through ``_returned``. Whoever has the lock, or can have it at once,
-passes them on; to give back never blocks, so a finalizer or a signal handler may do it too.
+All that is more than one step is a job of ``_turns``. Permits that come back while somebody waits go through
+``_returned``. Whoever has the turn, or can have it at once, passes them on; to give back never blocks.
+
+A finalizer or a signal handler may do everything too. In the middle of a job of its own thread it can take what is
+free and give back, but neither wait nor find a partition: then ``_join`` and ``_partition`` say so.
 """
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping
 from enum import IntEnum
@@ -21,6 +23,7 @@ from math import inf
 from typing import Any, Final, Literal, NamedTuple
 
 from holdfast.core.clock import SYSTEM, Clock
+from holdfast.core.turns import Turns
 from holdfast.resilience.permits.partitions import EACH, UNLIMITED, Partition, part_of
 from holdfast.resilience.permits.waiters import GRANTED, WAITING, Waiter
 
@@ -29,19 +32,23 @@ STANDING: Final = 0.1
 Scale" (Maurer, ACM Queue 13:8, 2015), which has it from CoDel."""
 KEPT: Final = 1024
 """Partitions made on demand that are kept before those in which nobody is are forgotten."""
+NEWS_LIMIT: Final = 16
+"""News of the line that nobody was told yet; the oldest are forgotten."""
 
 
 class Step(IntEnum):
-    """What became of a try: a permit, a place in the line, or neither."""
+    """What became of a try: a permit, a place in the line, or neither; CHANGING in the middle of a job."""
 
     TAKEN = 0
     PLACED = 1
     FULL = 2
+    CHANGING = 3
 
 
 TAKEN: Final = Step.TAKEN
 PLACED: Final = Step.PLACED
 FULL: Final = Step.FULL
+CHANGING: Final = Step.CHANGING
 
 
 class Plan(NamedTuple):
@@ -70,7 +77,7 @@ class Permits:
         self._plain = True
         self._everybody = Partition(None)  # those in no other one; its own count of permits means nothing
         self._queued_since = inf
-        self._permit_lock = threading.Lock()
+        self._turns = Turns()
         self._returned: deque[Partition | Waiter] = deque()
         self._crowded: OrderedDict[Partition, None] = OrderedDict()
         self._named: dict[Hashable, Partition] = {}
@@ -78,49 +85,53 @@ class Permits:
         self._plan = Plan(0, 0, False, {})
         self._standing = False
         self._clock: Clock = SYSTEM
+        self._untold: deque[tuple[bool, int, float]] = deque(maxlen=NEWS_LIMIT)
 
     def _line_changed(self, standing: bool, queued: int, seconds: float) -> None:
-        """The line has been standing for ``STANDING`` seconds, or is empty again. No lock is held."""
+        """The line has been standing for ``STANDING`` seconds, or is empty again. Not in a job."""
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
         """Those that are known by a name."""
-        return tuple(self._named.values())
+        return self._turns.look(lambda: tuple(self._named.values()))
 
     def _configure(self, plan: Plan) -> None:
         """Change everything at once. Waiters that a new limit has room for are let in, before anybody else is.
 
         ``_refresh`` has to follow, where listeners may be called.
         """
-        with self._permit_lock:
-            if self.queued:
-                self._limit = -1  # newcomers of partitions that are made larger have to wait for the lock
-            self._plan = plan
-            for key in plan.shares.keys() - self._named.keys() - {EACH}:
-                self._named[key] = Partition(key)
-            self._everybody.places = plan.queue
-            for partition in self._named.values():
-                self._measure(partition)
-            while (waiter := self._next(plan.limit, None)) is not None:
-                if self._hand(waiter) and not waiter.wake() and waiter.recall():
-                    self._returned.append(waiter.partition)
-            self._limit = plan.limit
-            self._open = -1 if plan.shares else plan.limit
+        self._turns.run(self._adopt, plan)
+
+    def _adopt(self, plan: Plan) -> None:
+        """A job: change everything."""
+        if self.queued:
+            self._limit = -1  # newcomers of partitions that are made larger have to wait for their turn
+        self._plan = plan
+        for key in plan.shares.keys() - self._named.keys() - {EACH}:
+            self._named[key] = Partition(key)
+        self._everybody.places = plan.queue
+        for partition in self._named.values():
+            self._measure(partition)
+        while (waiter := self._next(plan.limit, None)) is not None:
+            if self._hand(waiter) and not waiter.wake() and waiter.recall():
+                self._returned.append(waiter.partition)
+        self._limit = plan.limit
+        self._open = -1 if plan.shares else plan.limit
 
     def _refresh(self) -> None:
-        """See to what changed while ``_configure`` had the lock."""
-        with self._permit_lock:
-            self._work_off()
-            news = self._news()
-        self._spread(news)
+        """See to what changed while ``_configure`` was at it."""
+        self._turns.run(self._work_off)
+        self._spread()
         self._settle()
 
-    def _partition(self, key: Hashable) -> Partition:
-        """The one that calls of that name belong to, when it is not in ``_named``."""
+    def _partition(self, key: Hashable) -> Partition | None:
+        """The one that calls of that name belong to, when it is not in ``_named``. None in the middle of a job."""
         if EACH not in self._plan.shares:
             return self._everybody
-        with self._permit_lock:
-            partition = self._made(key)
+        if self._turns.mine:
+            return None
+        partition = self._turns.look(self._made, key)
+        self._spread()
         self._settle()
         return partition
 
@@ -138,21 +149,27 @@ class Permits:
         If the newest are served first, a full line has room for one more: it takes the place of the oldest. That is so
         too when the line has more waiters than it may have by now: one goes, one comes.
         """
-        partition = waiter.partition
-        with self._permit_lock:
-            self._clock = clock
-            if partition.retired:
-                partition = waiter.partition = self._made(partition.key)
-            step = self._begin(partition, waits)
-            if step is FULL and waits and partition.queued and self._plan.newest_first and self._plan.queue:
-                self._push_out(partition)
-                step = self._begin(partition, waits, instead=True)
-            if step is PLACED:
-                partition.line.join(waiter)
-                self._crowded[partition] = None
-            news = self._news()
-        self._spread(news)
+        if self._turns.mine:
+            return CHANGING
+        step = self._turns.look(self._place, waiter, clock, waits)
+        self._spread()
         self._settle()
+        return step
+
+    def _place(self, waiter: Waiter, clock: Clock, waits: bool) -> Step:
+        """A job: ``_join``."""
+        partition = waiter.partition
+        self._clock = clock
+        if partition.retired:
+            partition = waiter.partition = self._made(partition.key)
+        step = self._begin(partition, waits)
+        if step is FULL and waits and partition.queued and self._plan.newest_first and self._plan.queue:
+            self._push_out(partition)
+            step = self._begin(partition, waits, instead=True)
+        if step is PLACED:
+            partition.line.join(waiter)
+            self._crowded[partition] = None
+        self._note_news()
         return step
 
     def _give_back(self, token: Literal[True] | Partition) -> None:
@@ -174,22 +191,19 @@ class Permits:
         return True
 
     def _settle(self) -> None:
-        """Pass on what came back. Whoever has the lock now looks again when it has released it."""
-        while self._returned and self._permit_lock.acquire(blocking=False):
-            try:
-                self._work_off()
-                news = self._news()
-            finally:
-                self._permit_lock.release()
-            self._spread(news)
+        """Pass on what came back. Whoever has the turn now looks again when it is over."""
+        while self._returned and self._turns.attempt(self._work_off):
+            self._spread()
 
     def _work_off(self) -> None:
+        """A job: pass on what came back."""
         while self._returned:
             item = self._returned.popleft()
             if isinstance(item, Partition):
                 self._pass_on(item)
             elif item.partition.line.drop(item):
                 self._unplace(item.partition)
+        self._note_news()
 
     def _pass_on(self, freed: Partition) -> None:
         while (waiter := self._next(self._limit + 1, freed)) is not None:
@@ -271,7 +285,7 @@ class Permits:
         partition.in_flight -= 1
 
     def _made(self, key: Hashable) -> Partition:
-        """The partition of that name, made now if there is none. The lock is held."""
+        """A job, or in one: the partition of that name, made now if there is none."""
         partition = self._named.get(key)
         if partition is None:
             if len(self._named) >= self._sweep_at:
@@ -293,21 +307,24 @@ class Permits:
             part = partition.limit = part_of(limit, share)
             partition.places = -(-queue * part // limit)
 
-    def _news(self) -> tuple[bool, int, float] | None:
-        """Whether the line has begun to stand, or is empty again. The lock is held."""
+    def _note_news(self) -> None:
+        """Note it when the line has begun to stand, or is empty again. In a job."""
         since = self._queued_since
         if not self.queued:
             self._queued_since = inf
             if self._standing:
                 self._standing = False
-                return False, 0, self._clock.now() - since
+                self._untold.append((False, 0, self._clock.now() - since))
         elif since == inf:
             self._queued_since = self._clock.now()
         elif not self._standing and (seconds := self._clock.now() - since) > STANDING:
             self._standing = True
-            return True, self.queued, seconds
-        return None
+            self._untold.append((True, self.queued, seconds))
 
-    def _spread(self, news: tuple[bool, int, float] | None) -> None:
-        if news is not None:
+    def _spread(self) -> None:
+        for _ in range(NEWS_LIMIT):
+            try:
+                news = self._untold.popleft()
+            except IndexError:
+                return
             self._line_changed(*news)

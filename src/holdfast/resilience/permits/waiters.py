@@ -129,7 +129,7 @@ class TaskWaiter(Waiter):
 
 
 class Line:
-    """The waiters of one partition in the order in which they came. Whoever uses it holds the policy's lock."""
+    """The waiters of one partition in the order in which they came. Whoever uses it has the turn."""
 
     __slots__ = ("_waiters",)
 

@@ -21,7 +21,8 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, so that one who comes after it was taken and before the job began goes first.
+        self._lock = threading.RLock()
         self._owner: int | None = None
         self._postponed: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque(maxlen=POSTPONED_LIMIT)
 
@@ -32,40 +33,45 @@ class Turns:
 
     def run(self, job: Callable[[Unpack[Ts]], R], *args: *Ts) -> R | None:
         """Run ``job`` when it is its turn; in the middle of another one return None, and run it after that."""
-        me = get_ident()
-        if self._owner == me:
+        if self.mine:
             self._postponed.append((job, args))
             return None
-        # Nothing can run between taking the lock and owning it, or between owning it no more and giving it back.
         with self._lock:
-            self._owner = me
-            try:
-                return job(*args)
-            finally:
-                if self._postponed:
-                    self._finish()
-                else:
-                    self._owner = None
+            return self._begin(job, args)
 
     def look(self, job: Callable[[Unpack[Ts]], R], *args: *Ts) -> R:
         """As ``run``, but at once in the middle of another job, for one that changes nothing."""
-        me = get_ident()
-        if self._owner == me:
+        if self.mine:
             return job(*args)
         with self._lock:
-            self._owner = me
-            try:
-                return job(*args)
-            finally:
-                if self._postponed:
-                    self._finish()
-                else:
-                    self._owner = None
+            return self._begin(job, args)
+
+    def attempt(self, job: Callable[[Unpack[Ts]], object], *args: *Ts) -> bool:
+        """Run ``job`` if nobody has the turn; else return False, and do not run it later either. Never waits."""
+        if self.mine or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._begin(job, args)
+        finally:
+            self._lock.release()
+        return True
+
+    def _begin(self, job: Callable[[Unpack[Ts]], R], args: tuple[*Ts]) -> R:
+        self._owner = get_ident()
+        try:
+            return job(*args)
+        finally:
+            if self._postponed:
+                self._finish()
+            else:
+                self._owner = None
 
     def _finish(self) -> None:
-        for _ in range(POSTPONED_LIMIT):
-            if not self._postponed:
-                break
-            job, args = self._postponed.popleft()
-            job(*args)
-        self._owner = None
+        try:
+            for _ in range(POSTPONED_LIMIT):
+                if not self._postponed:
+                    break
+                job, args = self._postponed.popleft()
+                job(*args)
+        finally:
+            self._owner = None

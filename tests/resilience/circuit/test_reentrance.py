@@ -1,5 +1,3 @@
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -11,82 +9,8 @@ from holdfast.core.policy import Gate
 from holdfast.resilience import breaker, throttle
 from holdfast.resilience.breaker import Breaker
 from holdfast.resilience.circuit import states, window
-from holdfast.resilience.circuit.turns import POSTPONED_LIMIT, Turns
 from holdfast.resilience.throttle import Throttle
-from resilience.test_reentrance import ends_although_interrupted
-
-LINES_LIMIT = 2000
-
-
-def test_a_job_in_the_middle_of_another_is_run_right_after_it() -> None:
-    taking = Turns()
-    done: list[str] = []
-
-    def outer() -> str:
-        assert taking.mine
-        assert taking.run(done.append, "inner") is None
-        done.append("outer")
-        return "result"
-
-    assert not taking.mine
-    assert taking.run(outer) == "result"
-    assert done == ["outer", "inner"]
-    assert not taking.mine
-
-
-def test_a_look_is_not_put_off() -> None:
-    taking = Turns()
-    assert taking.run(lambda: taking.look(lambda: 5)) == 5
-    assert taking.look(lambda: 7) == 7
-
-
-def test_a_job_that_fails_gives_the_turn_back_and_what_was_put_off_is_run() -> None:
-    taking = Turns()
-    done: list[int] = []
-
-    def fail() -> None:
-        taking.run(done.append, 1)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        taking.run(fail)
-    assert done == [1]
-    assert taking.run(lambda: 5) == 5
-
-
-def test_of_more_jobs_than_may_wait_the_oldest_are_forgotten() -> None:
-    taking = Turns()
-    done: list[int] = []
-
-    def flood() -> None:
-        for number in range(POSTPONED_LIMIT + 5):
-            taking.run(done.append, number)
-
-    taking.run(flood)
-    assert done == list(range(5, POSTPONED_LIMIT + 5))
-
-
-@pytest.mark.usefixtures("switching_often")
-def test_jobs_of_threads_never_overlap() -> None:
-    taking = Turns()
-    inside = 0
-    most = 0
-
-    def job() -> None:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside, len(str(inside)))
-        inside -= 1
-
-    def work() -> None:
-        for _ in range(300):
-            taking.run(job)
-
-    with ThreadPoolExecutor(8) as pool:
-        for result in [pool.submit(work) for _ in range(8)]:
-            result.result(20)
-    assert (inside, most) == (0, 1)
-    assert not taking.mine
+from resilience.interruption import interrupted_everywhere
 
 
 class Probe:
@@ -145,17 +69,6 @@ class ThrottleProbe(Probe):
     def check(self) -> None:
         assert not self.gate._turns.mine
         assert sum(self.gate._window.counts()) == self.ended + self.refused
-
-
-def interrupted_everywhere(module: ModuleType, make: Callable[[], Probe]) -> int:
-    """Do the work once for each line of ``module`` that it runs, interrupted there. How many lines there are."""
-    for line in range(1, LINES_LIMIT):
-        probe = make()
-        assert ends_although_interrupted(module, probe.work, probe.interrupt, only=line), line
-        probe.check()
-        if not probe.interrupted:
-            return line - 1
-    raise AssertionError("too much work")
 
 
 @pytest.mark.parametrize("module", [breaker, states, window], ids=["breaker", "states", "window"])
