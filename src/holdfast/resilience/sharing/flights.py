@@ -1,12 +1,12 @@
 """Executions that several callers share, in tasks. ``resilience/threadflights`` has the same for threads.
 
 The execution has a task of its own, so that it belongs to all who wait and goes on when the first of them is
-cancelled. It ends early only when the last one has gone.
+cancelled. It ends early only when the last one has gone. One that asks for what it makes itself, also through others
+(see ``waiting``), does not wait for that: it runs the call unshared.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from contextvars import ContextVar
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -18,6 +18,7 @@ from holdfast.core.call import FAILED, IGNORED, Call
 from holdfast.core.context import Criticality, current, set_deadline, use_context
 from holdfast.core.errors import DeadlineExceeded, Rejected
 from holdfast.resilience.sharing.twin import twin
+from holdfast.resilience.sharing.waiting import INSIDE, Running, begin_wait, end_wait
 
 ENDING_LIMIT: Final = 1000
 """Executions that everybody has left and that have not ended yet. Past it calls run unshared, in their caller."""
@@ -27,32 +28,33 @@ class Flight:
     """One shared execution.
 
     ``call`` is the one that runs, ``criticality`` what it counts as. ``forgotten``: nobody may join it any more,
-    and its result is out of date. ``kept``: it goes on when nobody waits. ``ended`` says that ``result`` or
-    ``error`` stand.
+    and its result is out of date. ``kept``: it goes on when nobody waits, until it is ``expired``. ``ended`` says
+    that ``result`` or ``error`` stand. ``model`` is a copy of ``error`` that no caller has had in hand yet.
     """
 
     # Defaults, so that making one is cheap.
     forgotten = False
     kept = False
+    expired = False
     abandoned = False
     ended = False
     cancelled = False
     delivered = False
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
+    model: BaseException | None = None
     traceback: TracebackType | None = None
     task: "asyncio.Task[None] | None" = None
 
     def __init__(self, call: Call, criticality: Criticality) -> None:
         self.call = call
         self.criticality = criticality
+        self.running = Running()
         self.waiters: dict[asyncio.Future[None], None] = {}  # in the order in which they came
 
 
 Work: TypeAlias = Callable[[Call, Flight], Awaitable[Any]]
 Table: TypeAlias = dict[Hashable, Flight]
-
-_inside: ContextVar[tuple[Flight, ...]] = ContextVar("holdfast_flights", default=())
 
 
 def criticality_of(call: Call) -> Criticality:
@@ -81,7 +83,8 @@ class Flights:
 
         The execution has the context of the call that began it, but no deadline and no cancellation token of any
         caller. ``call.verdict`` becomes that of the execution. A call that matters more than the execution under
-        way begins another, which later ones join. ``DeadlineExceeded`` when ``call.deadline`` comes first.
+        way begins another, which later ones join. ``DeadlineExceeded`` when ``call.deadline`` comes first, or the end
+        that was set to an execution which nobody waited for.
         """
         loop = asyncio.get_running_loop()
         flights = self._by_loop.get(loop)
@@ -96,8 +99,8 @@ class Flights:
                 return await work(call, _unshared(call, criticality))
             flight = self._begin(loop, flights, key, Flight(call.copy(), criticality), work, name)
             self.led += 1
-        elif flight in _inside.get():
-            # The execution itself asks for what it makes. To wait for it would be for ever.
+            begin_wait(flight.running)
+        elif not begin_wait(flight.running):
             return await work(call, _unshared(call, criticality))
         else:
             self.joined += 1
@@ -112,8 +115,9 @@ class Flights:
                 raise asyncio.CancelledError
             return flight.result
         finally:
+            end_wait(flight.running)
             if not flight.waiters:
-                flight.error = flight.traceback = None  # its frames hold the flight
+                flight.error = flight.model = flight.traceback = None  # its frames hold the flight
 
     def start(self, call: Call, key: Hashable, work: Work, name: str, deadline: float) -> "asyncio.Task[None] | None":
         """Begin an execution that nobody waits for, unless there is one. It is cancelled at ``deadline``."""
@@ -125,7 +129,7 @@ class Flights:
         flight = Flight(call.copy(), criticality_of(call))
         flight.kept = True
         self._begin(loop, flights, key, flight, work, name, deadline)
-        timer = loop.call_later(max(0.0, deadline - call.clock.now()), _expire, flight)
+        timer = loop.call_later(max(0.0, deadline - call.clock.now()), self._expire, flights, key, flight)
         assert flight.task is not None
         flight.task.add_done_callback(lambda _: timer.cancel())
         return flight.task
@@ -183,7 +187,7 @@ class Flights:
         return flight
 
     async def _execute(self, flights: Table, key: Hashable, flight: Flight, work: Work) -> None:
-        _inside.set((*_inside.get(), flight))
+        INSIDE.set(flight.running)
         context = current()
         call = flight.call
         try:
@@ -193,12 +197,12 @@ class Flights:
             else:
                 with use_context(msgspec.structs.replace(context, cancellation=None), call.deadline):
                     flight.result = await work(call, flight)
-        except Exception as error:  # whoever waits raises it
-            flight.error = error
-            flight.traceback = error.__traceback__
-        except BaseException:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
             flight.cancelled = True
             raise
+        except BaseException as error:  # whoever waits raises it
+            flight.error = error
+            flight.traceback = error.__traceback__
         finally:
             self._end(flights, key, flight)
 
@@ -206,15 +210,19 @@ class Flights:
         if task is not None:
             self._tasks.discard(task)
             self._ending.discard(task)
-            flight.cancelled = task.cancelled()
+            flight.cancelled = flight.cancelled or task.cancelled()
             flight.task = None  # a cancelled task holds its error, whose traceback holds the flight
         if flight.ended:
             return
-        flight.ended = True
+        flight.ended = flight.running.ended = True
         if flights.get(key) is flight:
             del flights[key]
+        if flight.error is not None and len(flight.waiters) > 1:
+            flight.model = twin(flight.error)  # before the first caller can change it
         for waiter in flight.waiters:
             _wake(waiter)
+        if flight.kept and not flight.waiters:
+            flight.error = flight.traceback = None  # nobody comes any more, and its frames hold the flight
         if flight.abandoned and flight.error is not None:
             error, flight.error, flight.traceback = flight.error, None, None
             if not isinstance(error, Rejected):  # a refusal is no news
@@ -235,7 +243,8 @@ class Flights:
             if not flight.ended:
                 call.now = call.clock.now()
                 call.verdict = FAILED
-                raise DeadlineExceeded(name, "the deadline passed while the call waited for a shared execution")
+                late = "a refresh took too long" if flight.expired else "the deadline passed"
+                raise DeadlineExceeded(name, f"{late} while the call waited for a shared execution")
         except asyncio.CancelledError:
             call.now = call.clock.now()
             call.verdict = FAILED if call.now >= call.deadline else IGNORED
@@ -259,6 +268,18 @@ class Flights:
             self._ending.add(task)
             task.cancel()
 
+    def _expire(self, flights: Table, key: Hashable, flight: Flight) -> None:
+        """The time of an execution that was begun for nobody is over, also for those who have joined it since."""
+        flight.expired = flight.forgotten = True
+        flight.call.deadline = min(flight.call.deadline, flight.call.clock.now())
+        if flights.get(key) is flight:
+            del flights[key]
+        for waiter in flight.waiters:
+            _wake(waiter)
+        if flight.task is not None:
+            self._ending.add(flight.task)
+            flight.task.cancel()
+
 
 def _unshared(call: Call, criticality: Criticality) -> Flight:
     flight = Flight(call, criticality)
@@ -267,19 +288,14 @@ def _unshared(call: Call, criticality: Criticality) -> Flight:
 
 
 def _to_raise(flight: Flight) -> BaseException:
-    """The error of the execution: itself for the first who asks, a twin for the others."""
+    """The error of the execution: itself for the first who asks, for the others what it was then."""
     error = flight.error
     assert error is not None
     if not flight.delivered:
         flight.delivered = True
         return error
-    return twin(error, flight.traceback) or error.with_traceback(flight.traceback)
-
-
-def _expire(flight: Flight) -> None:
-    flight.call.deadline = min(flight.call.deadline, flight.call.clock.now())
-    if flight.task is not None:
-        flight.task.cancel()
+    made = None if flight.model is None else twin(flight.model, flight.traceback)
+    return made or error.with_traceback(flight.traceback)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

@@ -5,11 +5,26 @@ from typing import Any, Final, TypeAlias
 
 from holdfast.core.call import Call
 from holdfast.core.context import current
+from holdfast.core.kinds import Reader, Refused
+from holdfast.resilience.retrying.backoff import read_function
 
 KeyFunction: TypeAlias = Callable[[Call], Hashable]
 """Makes the key of a call. None means that this call is not to be remembered or shared."""
 
 _COLOURED: Final = object()
+
+
+def _read_key(value: Any) -> KeyFunction | None:
+    if value is None or isinstance(value, type):
+        return value
+    if not callable(value):
+        raise Refused("a function", "it can only be given in code")
+    made: KeyFunction = read_function(value)
+    return made
+
+
+KEY: Final = Reader(_read_key, "a function")
+"""Reads the setting ``key``: a coroutine function would make another key for each call."""
 
 
 def key_of(call: Call) -> Hashable:

@@ -7,10 +7,11 @@ costs one store, where least-recently-used has to move the entry under a lock; a
 once go sooner, which is why it misses less on the skewed loads that caches exist for.
 """
 
-import threading
 from collections.abc import Hashable
 from math import inf
 from typing import Generic, Protocol, TypeVar
+
+from holdfast.core.turns import Turns
 
 
 class Slot:
@@ -41,18 +42,20 @@ E = TypeVar("E", bound=Slot)
 
 
 class Sieve(Generic[E]):
-    """At most ``limit`` entries. Safe from any thread.
+    """At most ``limit`` entries. Safe from any thread, from finalizers, and from keys that call back.
 
-    ``entries`` may be read, not changed, without a lock. Keys are hashed and compared under the lock. What an
-    entry holds is never given up under it: methods return what they removed. An eviction looks at each entry
-    at most once, and on average at few.
+    ``entries`` may be read, not changed, without a lock. Changes take turns (``core.turns``), since keys are hashed
+    and compared meanwhile, which may be the user's own code: a change out of the midst of another is made after it,
+    and None is returned. What an entry holds is given up after the turn: methods return what they removed. An
+    eviction looks at each entry at most once, and on average at few. A key that raises when it is hashed or compared
+    is not taken in; one that has changed its hash since (it must not) is found when it is evicted.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.entries: dict[Hashable, E] = {}
         self.evicted = 0
-        self._lock = threading.Lock()
+        self._turns = Turns()
         self._newest: Slot | None = None
         self._oldest: Slot | None = None
         self._hand: Slot | None = None
@@ -62,45 +65,55 @@ class Sieve(Generic[E]):
 
         Not when its ``source`` is forgotten: whoever marks it so and then drops the key has the last word.
         """
-        key = entry.key
-        with self._lock:
-            if source.forgotten:
-                return None
-            gone = self.entries.get(key)
-            if gone is not None:
-                self._swap(gone, entry)
-            else:
-                if len(self.entries) >= self.limit:
-                    gone = self._evict(now)
-                self._add(entry)
-            self.entries[key] = entry
-        return gone
+        return self._turns.run(self._put, entry, now, source)
 
     def drop(self, key: Hashable) -> E | None:
         """Remove the entry of ``key``."""
-        with self._lock:
-            gone = self.entries.pop(key, None)
-            if gone is not None:
-                self._unlink(gone)
-        return gone
+        return self._turns.run(self._drop, key)
 
     def clear(self) -> list[E]:
         """Remove everything."""
-        with self._lock:
-            gone = list(self.entries.values())
-            self.entries.clear()
-            self._newest = self._oldest = self._hand = None
+        gone = self._turns.run(self._clear) or []
         for entry in gone:  # links in both directions are cycles, which only the garbage collector would find
             entry.newer = entry.older = None
         return gone
 
     def bound(self, limit: int) -> list[E]:
         """Have another limit from now on, and remove what is too much."""
+        return self._turns.run(self._bound, limit) or []
+
+    def _put(self, entry: E, now: float, source: Source) -> E | None:
+        if source.forgotten:
+            return None
+        key = entry.key
+        gone = self.entries.get(key)
+        if gone is not None:
+            self.entries[key] = entry
+            self._swap(gone, entry)
+            return gone
+        while len(self.entries) >= self.limit:
+            gone = self._evict(now)
+        self.entries[key] = entry  # raises, if at all, before anything else has changed
+        self._add(entry)
+        return gone
+
+    def _drop(self, key: Hashable) -> E | None:
+        gone = self.entries.pop(key, None)
+        if gone is not None:
+            self._unlink(gone)
+        return gone
+
+    def _clear(self) -> list[E]:
+        gone = list(self.entries.values())
+        self.entries.clear()
+        self._newest = self._oldest = self._hand = None
+        return gone
+
+    def _bound(self, limit: int) -> list[E]:
         gone = []
-        with self._lock:
-            self.limit = limit
-            while len(self.entries) > limit:
-                gone.append(self._evict(-inf))
+        self.limit = limit
+        while len(self.entries) > limit:
+            gone.append(self._evict(-inf))
         return gone
 
     def _evict(self, now: float) -> E:
@@ -112,10 +125,38 @@ class Sieve(Generic[E]):
             at.visited = False
             at = at.newer or self._oldest
         assert at is not None
-        gone = self.entries.pop(at.key)
         self._hand = at.newer
-        self._unlink(at)
+        gone = self._take_out(at)
+        self._unlink(gone)
         self.evicted += 1
+        return gone
+
+    def _take_out(self, slot: Slot) -> E:
+        """Remove ``slot`` from the entries, also when its key has changed."""
+        try:
+            found = self.entries.get(slot.key)
+        except Exception:  # whatever a key raises, it cannot be found by it
+            found = None
+        if found is not slot:
+            return self._rebuild(slot)
+        del self.entries[slot.key]
+        return found
+
+    def _rebuild(self, without: Slot) -> E:
+        """Look up all entries by what their keys are now: that of ``without`` is not what it was. Return that one."""
+        entries = list(self.entries.values())
+        self.entries.clear()
+        (gone,) = [entry for entry in entries if entry is without]
+        for entry in entries:
+            if entry is gone:
+                continue
+            try:
+                is_found = self.entries.setdefault(entry.key, entry) is entry
+            except Exception:  # whatever a key raises, it cannot be found by it
+                is_found = False
+            if not is_found:
+                self._unlink(entry)
+                self.evicted += 1
         return gone
 
     def _add(self, entry: E) -> None:
