@@ -4,48 +4,51 @@ import asyncio
 import random as system
 from collections.abc import Awaitable, Callable, Hashable
 from math import inf
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from holdfast.core.call import FAILED, OK, AsyncHandler, Call, Handler
 from holdfast.core.context import current, reset_deadline, set_deadline
-from holdfast.core.errors import DeadlineExceeded
+from holdfast.core.duration import Duration
+from holdfast.core.errors import CallCancelled, DeadlineExceeded, Rejected
 from holdfast.core.event import Event
 from holdfast.core.policy import Policy, accepts
-from holdfast.core.settings import FUNCTION, Errors, PolicySettings, Seconds, about
+from holdfast.core.settings import Errors, PolicySettings, Seconds, about
 from holdfast.resilience.retrying.backoff import CHANCE, Chance
 from holdfast.resilience.sharing.flights import Flight, Flights
-from holdfast.resilience.sharing.keys import KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
+from holdfast.resilience.sharing.keys import KEY, KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
 from holdfast.resilience.sharing.places import Places
 from holdfast.resilience.sharing.sieve import Sieve, Slot, Source
 from holdfast.resilience.sharing.threadflights import BUSY, ThreadFlight, ThreadFlights
 from holdfast.resilience.sharing.twin import twin
 
+_NO_ANSWERS: Final = (Rejected, CallCancelled)
+
 
 class CacheSettings(PolicySettings, frozen=True):
     """Settings of ``Cache``."""
 
-    ttl: Annotated[Seconds, about("How long a result is fresh.", gt=0)] = 60.0
+    ttl: Annotated[Seconds, about("How long a result is fresh.", gt=0)] = Duration(60.0)
     entries: Annotated[int, about("Results that are kept; past it, those go that are asked for least.", ge=1)] = 10_000
     stale: Annotated[
         Seconds,
         about("How long after that it is still served while one refresh is under way (stale-while-revalidate)."),
-    ] = 0.0
+    ] = Duration(0.0)
     stale_if_error: Annotated[
         Seconds, about("How long after that it is still served when the dependency fails or is refused.")
-    ] = 0.0
+    ] = Duration(0.0)
     pause: Annotated[
         Seconds, about("How long an old result is served without asking again, after asking has failed.")
-    ] = 1.0
+    ] = Duration(1.0)
     refreshes: Annotated[int, about("Refreshes in the background at the same time; the others wait.", ge=1)] = 16
-    refresh_timeout: Annotated[Seconds, about("How long one refresh may take.", gt=0)] = 30.0
+    refresh_timeout: Annotated[Seconds, about("How long one refresh may take.", gt=0)] = Duration(30.0)
     negative: Annotated[Errors, about("Exceptions that are remembered as results are.")] = ()
-    negative_ttl: Annotated[Seconds, about("How long such an exception is remembered.", gt=0)] = 1.0
+    negative_ttl: Annotated[Seconds, about("How long such an exception is remembered.", gt=0)] = Duration(1.0)
     jitter: Annotated[
         float, about("Each result is fresh for up to this share less, so that not all go at once.", ge=0, lt=1)
     ] = 0.1
     key: Annotated[
         KeyFunction | None,
-        about("What makes two calls the same; by default the function and its arguments.", reader=FUNCTION),
+        about("What makes two calls the same; by default the function and its arguments.", reader=KEY),
     ] = None
     random: Annotated[system.Random | Chance | None, about("Where the jitter comes from.", reader=CHANCE)] = None
 
@@ -93,7 +96,8 @@ class Cache(Policy[CacheSettings]):
     refused by a policy further in, or is too slow. When it answers with an exception that is no failure of its
     own (a customer who is not there any more), the old result is dropped.
 
-    All callers get the same object. Exceptions in ``negative`` are remembered too, if they can be copied. A hit
+    All callers get the same object. Exceptions in ``negative`` are remembered too, if they can be copied and are no
+    refusal (``Rejected``, ``CallCancelled``): that is nothing the dependency has said. A hit
     leaves ``call.verdict`` IGNORED, since nobody was asked; an old result served for a failure leaves it FAILED.
     ``TypeError`` when a key is not hashable; a key of None is not remembered. Safe from any thread.
     """
@@ -132,8 +136,10 @@ class Cache(Policy[CacheSettings]):
 
     def replace_settings(self, settings: CacheSettings) -> None:
         """As ``update``, with all settings at once. Results that are there keep the times they were given."""
-        super().replace_settings(settings)
-        self._sieve.bound(settings.entries)
+        with self._changing:  # of two at the same time, the one whose settings stay has the last word here too
+            super().replace_settings(settings)
+            gone = self._sieve.bound(settings.entries)
+        del gone  # outside: what was remembered may have finalizers
 
     def invalidate(self, key: Hashable) -> bool:
         """Forget what is remembered for ``key``; what is being fetched for it now will not be remembered either.
@@ -288,7 +294,11 @@ class Cache(Policy[CacheSettings]):
 
     def _start(self, call: Call, key: Hashable, load: Callable[[Call, Flight], Awaitable[Any]]) -> None:
         """Refresh in the background, in the place that was taken, unless somebody is at it."""
-        task = self._flights.start(call, key, load, self.name, call.now + self._refresh_timeout)
+        try:
+            task = self._flights.start(call, key, load, self.name, call.now + self._refresh_timeout)
+        except BaseException:  # a task factory of the user's
+            self._places.give_back()
+            raise
         if task is None:
             self._places.give_back()
         else:
@@ -344,7 +354,11 @@ class Cache(Policy[CacheSettings]):
                 return old
         elif not flight.forgotten:
             self._sieve.drop(key)
-        if isinstance(error, self._negative) and (kept := twin(error)) is not None:
+        if (
+            isinstance(error, self._negative)
+            and not isinstance(error, _NO_ANSWERS)
+            and (kept := twin(error)) is not None
+        ):
             # Its cause and context would keep frames, and all that they hold, for as long as it is remembered.
             kept.__cause__ = kept.__context__ = None
             now = call.clock.now()
@@ -364,9 +378,9 @@ class Cache(Policy[CacheSettings]):
         entry.visited = True
         entry.quiet_until = min(now + self._pause, entry.until)
         if self.listeners.active:
-            text = _why(error)
             at, age = call.clock.wall(), now - entry.made
-            self.listeners.emit(lambda: StaleKept(at, self.name, call.operation, text, age))
+            # The text is made in there: an exception may fail to say what it is.
+            self.listeners.emit(lambda: StaleKept(at, self.name, call.operation, _why(error), age))
         return entry
 
     def _invalidate(self, keys: tuple[Hashable, ...]) -> bool:

@@ -7,13 +7,14 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from holdfast.core.call import Call
 from holdfast.core.context import current_deadline
+from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError, Rejected
 from holdfast.core.event import Event
 from holdfast.core.fuse import RAISE, Fragment, Instead
 from holdfast.core.kinds import Reader, Refused
 from holdfast.core.policy import Fused, accepts
 from holdfast.core.settings import FUNCTION, Errors, PolicySettings, Seconds, Settings, about, placed, read_table
-from holdfast.resilience.sharing.keys import KeyFunction, keyed_by, unhashable
+from holdfast.resilience.sharing.keys import KEY, KeyFunction, keyed_by, unhashable
 from holdfast.resilience.sharing.sieve import Sieve, Slot
 
 RULES_LIMIT: Final = 64
@@ -42,6 +43,11 @@ OnFailure: TypeAlias = Callable[[Call, Exception | None], Any]
 def _read_value(value: Any) -> Any:
     if callable(value):
         raise Refused("a value", "a function goes into function= or handler=")
+    if type(value) in PLAIN:
+        try:
+            copy.deepcopy(value)
+        except Exception:  # copying runs the code of whatever is in there; later would be when it is needed
+            raise Refused("a value that can be copied", "give handler=lambda call, error: ... to make one") from None
     return value
 
 
@@ -93,11 +99,11 @@ class FallbackSettings(PolicySettings, frozen=True):
     ] = None
     last_good: Annotated[
         Seconds, about("The last good result of the same call comes first, if it is not older than this. 0: never.")
-    ] = 0.0
+    ] = Duration(0.0)
     keys: Annotated[int, about("Calls whose last good result is kept.", ge=1)] = 1000
     key: Annotated[
         KeyFunction | None,
-        about("What makes two calls the same; by default the function and its arguments.", reader=FUNCTION),
+        about("What makes two calls the same; by default the function and its arguments.", reader=KEY),
     ] = None
     on: Annotated[Errors, about("The errors that it is for; refusals by policies further in are Rejected.")] = Exception
     rules: Annotated[
@@ -211,8 +217,11 @@ class Fallback(Fused[FallbackSettings]):
 
     def replace_settings(self, settings: FallbackSettings) -> None:
         """As ``update``, with all settings at once."""
-        super().replace_settings(settings)
-        self._kept.bound(settings.keys)
+        with self._changing:  # of two at the same time, the one whose settings stay has the last word here too
+            super().replace_settings(settings)
+            gone = self._kept.bound(settings.keys) if settings.last_good else self._kept.clear()
+            self._kept.limit = settings.keys
+        del gone  # outside: what was kept may have finalizers
 
     def snapshot(self) -> dict[str, Any]:
         return {

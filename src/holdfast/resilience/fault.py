@@ -217,11 +217,17 @@ class Fault(Policy[FaultSettings]):
     def _is_meant(self, call: Call) -> bool:
         if self._operations is not None and self._operations.match(call.operation) is None:
             return False
-        if self._keys and call.key not in self._keys:
+        if self._keys and not self._has_key(call):
             return False
         if self._colour is not None and colour_of(call) != self._colour:
             return False
         return self._when is None or self._wanted(call)
+
+    def _has_key(self, call: Call) -> bool:
+        try:
+            return call.key in self._keys
+        except TypeError:  # it is not hashable, so it is none of these
+            return False
 
     def _wanted(self, call: Call) -> bool:
         assert self._when is not None

@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar
 
 from holdfast.core.call import AsyncHandler, Call, Handler
 from holdfast.core.policy import Policy, accepts
-from holdfast.core.settings import FUNCTION, PolicySettings, about
+from holdfast.core.settings import PolicySettings, about
 from holdfast.resilience.sharing.flights import Flight, Flights
-from holdfast.resilience.sharing.keys import KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
+from holdfast.resilience.sharing.keys import KEY, KeyFunction, keyed_by, keys_of, keys_of_call, unhashable
 from holdfast.resilience.sharing.threadflights import ThreadFlight, ThreadFlights
 
 
@@ -16,7 +16,7 @@ class SingleFlightSettings(PolicySettings, frozen=True):
 
     key: Annotated[
         KeyFunction | None,
-        about("What makes two calls the same; by default the function and its arguments.", reader=FUNCTION),
+        about("What makes two calls the same; by default the function and its arguments.", reader=KEY),
     ] = None
 
 
