@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import traceback
 from typing import Any
 
@@ -11,7 +12,7 @@ from holdfast.core.context import current_deadline
 from holdfast.core.errors import ConfigError, DeadlineExceeded, Rejected
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.catalog import CATALOG, build
-from holdfast.resilience.fallback import Fallback, FallbackFailed, FallbackRule, FellBack
+from holdfast.resilience.fallback import NOT_GIVEN, Fallback, FallbackFailed, FallbackRule, FellBack
 from holdfast.resilience.retry import Retry
 from holdfast.resilience.timeout import Timeout
 from resilience.loops import RunAsync
@@ -240,6 +241,19 @@ def test_a_retry_further_out_tries_again_and_keeps_the_answer() -> None:
     assert len(calls) == 3
 
 
+def test_when_one_cannot_answer_the_next_one_out_does() -> None:
+    inner, outer = Fallback("late", on=TimeoutError, name="inner"), Fallback(name="outer", function=lambda: "outer")
+    pipeline = Pipeline("x", outer, inner)
+    assert pipeline.call(fail) == "outer"
+    inner.update(on=(OSError,), value=NOT_GIVEN, function=lambda: 1 / 0)
+    assert pipeline.call(fail) == "outer"
+    inner.update(function=lambda: "inner")
+    assert pipeline.call(fail) == "inner"
+    # To whoever is further out the call has failed, and with on_result that is what counts.
+    outer.update(on_result=True)
+    assert pipeline.call(fail) == "outer"
+
+
 def test_a_function_has_the_time_that_is_left_around_the_call() -> None:
     clock = VirtualClock()
     seen: list[float] = []
@@ -286,6 +300,7 @@ def test_whoever_listens_hears_why_and_what() -> None:
         ({"last_good": "soon"}, ".last_good: got 'soon', expected a duration"),
         ({"value": 1, "on": "KeyboardInterrupt"}, ".on: got (<class 'KeyboardInterrupt'>,), expected classes of Exc"),
         ({"value": 1, "function": "f"}, ".function: got 'f', expected a function; it can only be given in code"),
+        ({"value": [threading.Lock()]}, "expected a value that can be copied; give handler=lambda call, error: ..."),
         ({"value": print}, ".value: got <built-in function print>, expected a value; a function goes into function="),
         ({"value": 1, "function": print}, ".value: expected at most one of value, function and handler"),
         ({"rules": 5}, '.rules: got 5, expected a list of tables such as { on = "TimeoutError", value = 0 }'),

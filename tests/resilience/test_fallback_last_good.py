@@ -132,6 +132,21 @@ def test_the_calls_whose_last_good_result_is_kept_are_bounded() -> None:
     assert policy.snapshot()["kept"] == 1
 
 
+def test_turned_off_it_lets_go_of_what_it_kept() -> None:
+    source, policy = Source(), Fallback("spare", last_good=60, keys=10)
+    call = Pipeline("x", policy)(source)
+    call(1)
+    policy.update(last_good=0, keys=1)
+    assert policy.snapshot()["kept"] == 0
+    policy.update(last_good=60)
+    source.outcome = OSError()
+    assert call(1) == "spare"
+    source.outcome = "good"
+    call(1)
+    call(2)
+    assert policy.snapshot()["kept"] == 1
+
+
 def test_a_function_may_make_the_key_and_none_is_not_kept() -> None:
     source, policy = Source(), Fallback("spare", last_good=60, key=lambda call: call.args[0].get("id"))
     call = Pipeline("x", policy)(source)

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.core.errors import ConfigError
+from holdfast.core.errors import ConfigError, FaultInjected
+from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.catalog import CATALOG, build
 from holdfast.resilience.fault import Fault
 
@@ -62,3 +63,10 @@ def test_everything_that_is_data_can_be_given_as_data() -> None:
     assert first.rate == 0.5
     assert (second.abort, second.delay, second.keys) == (ConnectionResetError, (0.1, 2.0), ("a", 1))
     assert second.random() == random.Random(7).random()
+
+
+def test_a_call_whose_key_is_not_hashable_is_none_of_those_listed() -> None:
+    pipeline = Pipeline("x", Fault(1.0, keys=(1,)))
+    assert pipeline.bind(key=[1]).call(lambda: "real") == "real"
+    with pytest.raises(FaultInjected):
+        pipeline.bind(key=1).call(lambda: "real")
