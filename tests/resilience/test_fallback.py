@@ -300,7 +300,7 @@ def test_whoever_listens_hears_why_and_what() -> None:
         ({"last_good": "soon"}, ".last_good: got 'soon', expected a duration"),
         ({"value": 1, "on": "KeyboardInterrupt"}, ".on: got (<class 'KeyboardInterrupt'>,), expected classes of Exc"),
         ({"value": 1, "function": "f"}, ".function: got 'f', expected a function; it can only be given in code"),
-        ({"value": [threading.Lock()]}, "expected a value that can be copied; give handler=lambda call, error: ..."),
+        ({"value": [threading.Lock()]}, ".value: got [<unlocked _thread.lock object at"),
         ({"value": print}, ".value: got <built-in function print>, expected a value; a function goes into function="),
         ({"value": 1, "function": print}, ".value: expected at most one of value, function and handler"),
         ({"rules": 5}, '.rules: got 5, expected a list of tables such as { on = "TimeoutError", value = 0 }'),
