@@ -169,7 +169,7 @@ def test_when_all_fail_the_first_error_is_raised_with_a_note_of_the_others() -> 
     outcome, at = ask(Dependency((0.15, first), (0.1, second)), Hedge(0.1))
     assert outcome is first
     assert at == pytest.approx(0.2)
-    assert first.__notes__ == ["hedge: none of 2 attempts was answered; then came TimeoutError"]
+    assert first.__notes__ == ["hedge: none of 2 attempts was answered; the others: TimeoutError"]
     outcome, _ = ask(Dependency((0.3, second), (0.1, OSError("hedge"))), Hedge(0.1))
     assert str(outcome) == "hedge"
 

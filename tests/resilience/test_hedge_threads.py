@@ -123,7 +123,7 @@ def test_a_failure_begins_the_next_attempt_at_once_and_all_failing_raises_the_fi
     with pytest.raises(OSError, match="first") as caught:
         Pipeline("x", closing(60.0)).call(Attempts(first, TimeoutError()))
     assert caught.value is first
-    assert first.__notes__ == ["hedge: none of 2 attempts was answered; then came TimeoutError"]
+    assert first.__notes__ == ["hedge: none of 2 attempts was answered; the others: TimeoutError"]
 
 
 def test_an_error_that_is_an_answer_ends_the_call_at_once(closing: Callable[..., Hedge]) -> None:

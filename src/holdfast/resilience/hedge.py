@@ -14,7 +14,7 @@ from holdfast.core.policy import Policy, accepts
 from holdfast.core.settings import PolicySettings, Seconds, about
 from holdfast.resilience.expiry import task_of
 from holdfast.resilience.racing.quantile import BATCH, CAPACITY, RecentQuantile
-from holdfast.resilience.racing.tasks import Entry, HedgeLane, Outcome, Race
+from holdfast.resilience.racing.tasks import HedgeLane, Outcome, Race
 from holdfast.resilience.racing.threads import ThreadRace, Threads
 from holdfast.resilience.retry import BUDGETS, Budget
 from holdfast.resilience.retrying.budget import RetryBudget, RetryBudgetSettings
@@ -62,23 +62,26 @@ class HedgeWon(Event, frozen=True):
 
 
 class _Pace:
-    """A delay, and for each event loop the calls that wait for it. Another delay is another pace: see ``Lane``."""
+    """A delay, and for each loop and clock the calls that wait for it. Another delay is another pace: see ``Lane``."""
 
     __slots__ = ("_by_loop", "delay", "lanes")
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
         self.lanes: dict[int, HedgeLane] = {}
-        self._by_loop: dict[asyncio.AbstractEventLoop, HedgeLane] = {}
+        self._by_loop: dict[tuple[asyncio.AbstractEventLoop, int], HedgeLane] = {}
 
     def lane(self, policy: "Hedge", clock: Clock, ident: int) -> HedgeLane:
         """The lane of the loop that runs here, remembered for the next call of this thread, as in ``Timeout``."""
         loop = asyncio.get_running_loop()
-        lane = self._by_loop.get(loop)
+        lane = self._by_loop.get((loop, id(clock)))  # the lane keeps the clock, so the id stays its own
         if lane is None:
-            for known in [known for known in tuple(self._by_loop) if known.is_closed()]:
+            for known in [known for known in tuple(self._by_loop) if known[0].is_closed()]:
                 self._by_loop.pop(known, None)
-            lane = self._by_loop[loop] = HedgeLane(loop, clock, self.delay, policy)
+            # Tasks of a loop that was closed before they ended will never say so.
+            lost = [task for task in tuple(policy.under_way) if task.get_loop().is_closed()]
+            policy.under_way.difference_update(lost)
+            lane = self._by_loop[loop, id(clock)] = HedgeLane(loop, clock, self.delay, policy)
         if hasattr(loop, "_thread_id"):
             self.lanes[ident] = lane
         return lane
@@ -136,7 +139,7 @@ class Hedge(Policy[HedgeSettings]):
             self._quantile = RecentQuantile(settings.quantile, settings.window)
             self._change_pace(inf)
         else:
-            self._follow(known, settings)
+            self._change_pace(self._worked_out(known, settings))
 
     @property
     def delay(self) -> float:
@@ -165,9 +168,10 @@ class Hedge(Policy[HedgeSettings]):
                 return inner(call)
             if self._tally is not None:
                 self._tally.begin(call.now)
-            if self._pace.delay == inf:
+            delay = self._pace.delay
+            if delay == inf:
                 return self.watched(inner, call)
-            return ThreadRace(self, call, inner).run()
+            return ThreadRace(self, call, inner, delay).run()
 
         return run
 
@@ -184,12 +188,14 @@ class Hedge(Policy[HedgeSettings]):
                     tally.begin(began)
             pace = self._pace
             delay = pace.delay
+            # That of the beginning: for settings without one nobody stamps the end of a call.
+            quantile = self._quantile
             if delay == inf:
                 return await self._watched_async(inner, call)
             ident = get_ident()
             lane = pace.lanes.get(ident)
             # The private attribute of asyncio's own loops says whether this thread still runs that loop.
-            if lane is None or lane.loop._thread_id != ident:  # type: ignore[attr-defined]
+            if lane is None or lane.loop._thread_id != ident or lane.clock is not call.clock:  # type: ignore[attr-defined]
                 lane = pace.lane(self, call.clock, ident)
             task = task_of(lane.loop)
             if task is None:
@@ -204,34 +210,36 @@ class Hedge(Policy[HedgeSettings]):
             except BaseException as error:
                 hedged = late.pop(call, None) is None
                 if not hedged and not (call.verdict is FAILED and isinstance(error, Exception)):
+                    del task, entry  # what is raised knows this frame, and the task that it ends knows that
                     raise
                 own = Outcome(call.verdict, call.now, None, error)
             else:
                 hedged = late.pop(call, None) is None
                 if not hedged and call.verdict is OK:
-                    quantile = self._quantile
                     if quantile is not None:
                         quantile.batch.append(call.now - began)
                         if len(quantile.batch) >= BATCH:
-                            self._turn(call.now)
+                            self._turn(quantile, call.now)
                     return result
                 own = Outcome(call.verdict, call.now, result)
+            race = lane.races.pop(call, None) or Race(self, lane, call, entry)
             try:
-                return await self._settle(call, lane, entry, own, began)
+                self._learn_own(quantile, own, race.beaten, call, began)
+                return await race.settle(own)
             finally:
-                del own  # what is raised knows this frame
+                del own, race, task, entry  # as above
 
         return run
 
-    def begin_hedge(self, call: Call) -> bool:
-        """Whether there is room for another attempt of ``call``; it is counted."""
+    def begin_hedge(self, call: Call, delay: float) -> bool:
+        """Whether there is room for another attempt of ``call``, whose delay is ``delay``; it is counted."""
         budget = self.budget
         if budget is not None and not budget.try_spend(call.clock.now()):
             self.suppressed += 1
             return False
         self.hedges += 1
         if self.listeners.active:
-            at, delay = call.clock.wall(), self._pace.delay
+            at = call.clock.wall()
             self.listeners.emit(lambda: HedgeStarted(at, self.name, call.operation, delay))
         return True
 
@@ -242,63 +250,78 @@ class Hedge(Policy[HedgeSettings]):
             at = call.clock.wall()
             self.listeners.emit(lambda: HedgeWon(at, self.name, call.operation))
 
-    def learn(self, seconds: float, now: float) -> None:
-        """An answer took ``seconds``, or would have taken longer, had it not been called off.
+    @property
+    def quantile(self) -> RecentQuantile | None:
+        """What the delay follows; None when it is fixed."""
+        return self._quantile
+
+    def learn(self, quantile: RecentQuantile | None, seconds: float, now: float) -> None:
+        """An answer took ``seconds``, or would have taken longer, had a hedge not been answered before.
 
         That is enough to know: it lies above the quantile.
         """
-        quantile = self._quantile
         if quantile is not None:
             quantile.batch.append(seconds)
             if len(quantile.batch) >= BATCH:
-                self._turn(now)
+                self._turn(quantile, now)
 
-    async def _settle(self, call: Call, lane: HedgeLane, entry: Entry, own: Outcome, began: float) -> Any:
-        race = lane.races.pop(call, None)
-        if own.answered:
-            self.learn(own.now - began, own.now)
-        elif isinstance(own.error, DeadlineExceeded) or (race is not None and race.beaten):
-            now = call.clock.now()
-            self.learn(now - began, now)
-        try:
-            return await (race or Race(self, lane.loop, call, entry)).settle(own)
-        finally:
-            del own, race  # what is raised knows this frame
+    def learn_cut(self, quantile: RecentQuantile | None, seconds: float, now: float) -> None:
+        """No answer came within ``seconds``, which were all the time there was.
+
+        That counts as slow if it was about as much as the delay, or more. Less says nothing: a call that had only
+        a moment left would count as a quick one.
+        """
+        delay = self._pace.delay
+        if seconds >= (float(self.settings.min_delay) if delay == inf else delay * (1 - NOTICEABLE)):
+            self.learn(quantile, seconds, now)
 
     def watched(self, inner: Handler, call: Call) -> Any:
         """Make a sync call without a hedge, and learn how long it took."""
         began = call.now
+        quantile = self._quantile
         try:
             result = inner(call)
         except DeadlineExceeded:
-            self.learn(call.now - began, call.now)
+            if call.verdict is FAILED:  # else the call has not even begun
+                self.learn_cut(quantile, call.now - began, call.now)
             raise
         if call.verdict is OK:
-            self.learn(call.now - began, call.now)
+            self.learn(quantile, call.now - began, call.now)
         return result
 
     async def _watched_async(self, inner: AsyncHandler, call: Call) -> Any:
         began = call.now
+        quantile = self._quantile
         try:
             result = await inner(call)
-        except DeadlineExceeded:
-            self.learn(call.now - began, call.now)
+        except (DeadlineExceeded, asyncio.CancelledError):
+            if call.verdict is FAILED:  # else somebody has just lost interest
+                self.learn_cut(quantile, call.now - began, call.now)
             raise
         if call.verdict is OK:
-            self.learn(call.now - began, call.now)
+            self.learn(quantile, call.now - began, call.now)
         return result
 
-    def _turn(self, now: float) -> None:
-        with self.lock:
-            quantile = self._quantile
-            if quantile is not None and len(quantile.batch) >= BATCH:
-                quantile.turn(now)
-                self._follow(quantile, self.settings)
+    def _learn_own(self, quantile: RecentQuantile | None, own: Outcome, beaten: bool, call: Call, began: float) -> None:
+        """What the caller's own attempt, that has been hedged, says of the latency."""
+        if own.answered:
+            self.learn(quantile, own.now - began, own.now)
+        elif beaten:
+            now = call.clock.now()  # it may not have got as far as the dependency, and its stamp is old
+            self.learn(quantile, now - began, now)
+        elif own.verdict is FAILED and isinstance(own.error, DeadlineExceeded | asyncio.CancelledError):
+            self.learn_cut(quantile, own.now - began, own.now)
 
-    def _follow(self, quantile: RecentQuantile, settings: HedgeSettings) -> None:
-        delay = max(quantile.value, float(settings.min_delay)) if quantile.count >= settings.samples else inf
-        if delay == inf or abs(delay - self._pace.delay) > NOTICEABLE * delay:
-            self._change_pace(delay)
+    def _turn(self, quantile: RecentQuantile, now: float) -> None:
+        with self.lock:
+            if quantile is self._quantile and len(quantile.batch) >= BATCH:
+                quantile.turn(now)
+                delay = self._worked_out(quantile, self.settings)
+                if delay == inf or abs(delay - self._pace.delay) > NOTICEABLE * delay:
+                    self._change_pace(delay)
+
+    def _worked_out(self, quantile: RecentQuantile, settings: HedgeSettings) -> float:
+        return max(quantile.value, float(settings.min_delay)) if quantile.count >= settings.samples else inf
 
     def _change_pace(self, delay: float) -> None:
         if self.attempts < 2:

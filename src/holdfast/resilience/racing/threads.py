@@ -1,8 +1,11 @@
 """Attempts of one sync call that run at the same time, in threads: the first that is answered wins."""
 
 import contextlib
+import functools
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
@@ -11,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from holdfast.core.call import FAILED, Call, Handler
+from holdfast.core.call import FAILED, IGNORED, Call, Handler
 from holdfast.core.context import Cancellation, current, current_deadline, use_context
 from holdfast.core.errors import DeadlineExceeded
-from holdfast.resilience.racing.tasks import Outcome, defeat
+from holdfast.resilience.racing.tasks import Outcome, defeat, unwanted
 
 if TYPE_CHECKING:
     from holdfast.resilience.hedge import Hedge
@@ -24,6 +27,8 @@ IDLE_SECONDS: Final = 30.0
 SUPERSEDED: Final = "another attempt was answered first"
 GIVEN_UP: Final = "nobody waits for it any more"
 
+_known: Final["weakref.WeakSet[Threads]"] = weakref.WeakSet()
+"""Those whose threads are missing in a child process."""
 
 Work: TypeAlias = Callable[[], Callable[[], object] | None]
 
@@ -40,7 +45,10 @@ class Worker:
 
 
 class Threads:
-    """At most ``limit`` threads, started when they are needed. They keep no process alive. Safe from any thread."""
+    """At most ``limit`` threads, started when they are needed. They keep no process alive. Safe from any thread.
+
+    A forked process begins with none, and starts its own.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -48,6 +56,8 @@ class Threads:
         self._idle: list[Worker] = []
         self._closed = False
         self._lock = threading.Lock()
+        _known.add(self)
+        _watch_forks()
 
     def run(self, work: Work) -> bool:
         """Run ``work``, which must not raise, in a thread. False when none is free, and after ``close``.
@@ -58,13 +68,17 @@ class Threads:
         with self._lock:
             if self._closed:
                 return False
-            if not self._idle:
-                return self._start(work)
-            # The one that has been idle for the shortest time, so that those which are too many come to their end.
-            worker = self._idle.pop()
-            worker.work = work
-            worker.bell.release()
-        return True
+            if self._idle:
+                # The one that has been idle for the shortest time, so that those which are too many come to their end.
+                worker = self._idle.pop()
+                worker.work = work
+                worker.bell.release()
+                return True
+            if self.started >= self.limit:
+                return False
+            self.started += 1
+        # Outside the lock: a start waits for the new thread's first turn.
+        return self._start(work)
 
     @property
     def free(self) -> bool:
@@ -80,14 +94,19 @@ class Threads:
             self.started -= len(self._idle)
             self._idle.clear()
 
+    def forget(self) -> None:
+        """After a fork: the threads have stayed in the other process, and so has whoever held the lock."""
+        self._lock = threading.Lock()
+        self._idle = []
+        self.started = 0
+
     def _start(self, work: Work) -> bool:
-        if self.started >= self.limit:
-            return False
         try:
             threading.Thread(target=self._serve, args=(Worker(work),), name="holdfast-hedge", daemon=True).start()
         except RuntimeError:  # the system has no thread to give
+            with self._lock:
+                self.started -= 1
             return False
-        self.started += 1
         return True
 
     def _serve(self, worker: Worker) -> None:
@@ -124,6 +143,17 @@ class Threads:
             return True
 
 
+@functools.cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget)
+
+
+def _forget() -> None:
+    for threads in tuple(_known):
+        threads.forget()
+
+
 class Inbox:
     """Where attempts put their outcomes, for one thread that waits.
 
@@ -134,10 +164,14 @@ class Inbox:
         self._items: deque[tuple[Call, Outcome]] = deque()
         self._bell = threading.Lock()
         self._bell.acquire()
+        self._closed = False
 
     def put(self, attempt: Call, outcome: Outcome) -> None:
         """Leave an outcome. Safe from any thread."""
         self._items.append((attempt, outcome))
+        if self._closed:
+            self._items.clear()
+            return
         with contextlib.suppress(RuntimeError):  # somebody else has rung, and nobody has come yet
             self._bell.release()
 
@@ -152,38 +186,50 @@ class Inbox:
             self._bell.acquire(timeout=min(left, threading.TIMEOUT_MAX))
         return self._items.popleft()
 
+    def close(self) -> None:
+        """Nobody waits any more. An error that was kept here would keep itself, through its frames."""
+        self._closed = True
+        self._items.clear()
+
 
 class ThreadRace:
     """A sync call whose attempts run in threads, while the caller waits for the first that is answered."""
 
-    def __init__(self, policy: "Hedge", call: Call, inner: Handler) -> None:
+    def __init__(self, policy: "Hedge", call: Call, inner: Handler, delay: float) -> None:
         self._policy = policy
+        self._delay = delay
         self._call = call
         self._inner = inner
         self._began = call.now
+        self._quantile = policy.quantile
         self._begun = 0
         self._under_way: dict[Call, Cancellation] = {}
         self._outcomes: list[Outcome] = []
         self._inbox = Inbox()
         self._hedge_at = inf
+        self._last = False
 
     def run(self) -> Any:
         """The outcome of the call; waits until ``call.deadline`` at most. An interrupted wait calls attempts off."""
         first = self._call.copy()
         try:
-            outcome = self._wait(first) if self._start(first) else None
-        except BaseException:
-            self._call_off(GIVEN_UP)
-            raise
-        if outcome is None:
-            self._policy.without_thread += 1
-            return self._policy.watched(self._inner, self._call)
-        self._call_off(SUPERSEDED)
-        try:
+            outcome = self._begin(first)
+            if outcome is None:
+                self._policy.without_thread += 1
+                return self._policy.watched(self._inner, self._call)
+            self._call_off(SUPERSEDED if outcome.answered else GIVEN_UP)
             return outcome.deliver(self._call)
         finally:
+            self._call_off(GIVEN_UP)
+            self._inbox.close()
             self._outcomes.clear()
-            del outcome  # what is raised knows this frame
+            outcome = None  # what is raised knows this frame
+
+    def _begin(self, first: Call) -> Outcome | None:
+        """The outcome of the call; None when no thread is free."""
+        if self._began >= self._call.deadline:
+            return Outcome(IGNORED, self._began, None, self._refusal("the deadline had passed before the call began"))
+        return self._wait(first) if self._start(first) else None
 
     def _wait(self, first: Call) -> Outcome:
         policy, call, clock = self._policy, self._call, self._call.clock
@@ -200,42 +246,51 @@ class ThreadRace:
             if outcome.answered:
                 if attempt is not first:
                     policy.count_win(call)
-                policy.learn((outcome.now if attempt is first else clock.now()) - self._began, clock.now())
+                took = (outcome.now if attempt is first else clock.now()) - self._began
+                policy.learn(self._quantile, took, clock.now())
                 return outcome
             self._outcomes.append(outcome)
             if outcome.error is not None and not isinstance(outcome.error, Exception):
                 return outcome
-            if outcome.failed:
+            if attempt is first and isinstance(outcome.error, DeadlineExceeded) and outcome.verdict is FAILED:
+                policy.learn_cut(self._quantile, outcome.now - self._began, outcome.now)
+            if outcome.failed and outcome.asks_to_wait(clock.wall()):
+                self._last = True
+                self._hedge_at = inf
+            elif outcome.failed:
                 self._hedge()
         return defeat(self._outcomes, self._begun, policy.name)
 
     def _late(self) -> Outcome:
         now = self._call.clock.now()
-        self._policy.learn(now - self._began, now)
-        error = DeadlineExceeded(self._policy.name, "the deadline passed while attempts were under way")
-        return Outcome(FAILED, now, None, error)
+        self._policy.learn_cut(self._quantile, now - self._began, now)
+        return Outcome(FAILED, now, None, self._refusal("the deadline passed while attempts were under way"))
+
+    def _refusal(self, reason: str) -> DeadlineExceeded:
+        return DeadlineExceeded(self._policy.name, reason, None, self._policy.snapshot())
 
     def _hedge(self) -> None:
         """Begin another attempt, if there may be one and a thread is free."""
         policy, call = self._policy, self._call
         self._hedge_at = inf
-        if self._begun >= policy.attempts or call.clock.now() >= call.deadline:
+        if self._last or self._begun >= policy.attempts or call.clock.now() >= call.deadline or unwanted():
             return
         if not policy.threads.free:
             policy.without_thread += 1
-        elif policy.begin_hedge(call):
+        elif policy.begin_hedge(call, self._delay):
             attempt = call.copy()
-            attempt.attempt = self._begun
+            attempt.attempt = call.attempt + self._begun - 1
             attempt.again()
-            self._start(attempt)
+            if not self._start(attempt):
+                policy.without_thread += 1
 
     def _start(self, attempt: Call) -> bool:
         context = copy_context()
         token = Cancellation(current().cancellation)
 
         def work() -> Callable[[], object]:
-            outcome = context.run(self._try, attempt, token)
-            return lambda: self._inbox.put(attempt, outcome)
+            # Not in a variable: an error knows its frame, and that one knows this.
+            return functools.partial(self._inbox.put, attempt, context.run(self._try, attempt, token))
 
         self._under_way[attempt] = token
         if not self._policy.threads.run(work):
@@ -243,7 +298,7 @@ class ThreadRace:
             return False
         self._begun += 1
         if self._begun < self._policy.attempts:
-            self._hedge_at = attempt.now + self._policy.delay
+            self._hedge_at = attempt.now + self._delay
         return True
 
     def _try(self, attempt: Call, token: Cancellation) -> Outcome:

@@ -1,0 +1,103 @@
+"""The threads of hedged sync calls, and processes: forks, and the end."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from holdfast.resilience.racing.threads import Threads
+
+PATIENCE = 30.0
+
+FORK = """
+import os, signal, threading, time
+from holdfast.core.pipeline import Pipeline
+from holdfast.resilience.hedge import Hedge
+
+hedge = Hedge(60.0, threads=1)
+pipeline = Pipeline("x", hedge)
+assert pipeline.call(int) == 0
+while not hedge.threads._idle:
+    time.sleep(0)
+lock = hedge.threads._lock
+with lock:  # as if another thread held it
+    child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    assert pipeline.call(threading.current_thread) is not threading.current_thread()
+    assert hedge.threads.started == 1
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert pipeline.call(int) == 0
+"""
+
+STUCK = """
+import atexit, threading
+from holdfast.core.pipeline import Pipeline
+from holdfast.resilience.hedge import Hedge
+
+begun = []
+
+def fn():
+    begun.append(1)
+    if len(begun) == 1:
+        threading.Event().wait()
+    return len(begun)
+
+pipeline = Pipeline("x", Hedge(0.001))
+assert pipeline.call(fn) == 2
+atexit.register(lambda: print(pipeline.call(fn)))
+"""
+
+
+def output(program: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    assert output(FORK) == ""
+
+
+def test_a_loser_that_never_ends_keeps_no_process_alive_and_calls_work_until_the_end() -> None:
+    assert output(STUCK) == "3\n"
+
+
+def test_a_thread_that_the_system_refuses_leaves_its_place_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(1)
+    done = threading.Event()
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert not threads.run(lambda: None)
+    assert threads.started == 0
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert threads.run(done.set)
+    assert done.wait(PATIENCE)
+    threads.close()
+
+
+def test_others_are_served_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(2)
+    done = threading.Event()
+    start = threading.Thread.start
+
+    def slow(thread: threading.Thread) -> None:
+        assert not threads._lock.locked()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slow)
+    assert threads.run(done.set)
+    assert done.wait(PATIENCE)
+    threads.close()
