@@ -102,7 +102,7 @@ def test_a_circle_may_go_through_two_policies() -> None:
 
     async def main() -> list[str]:
         async with asyncio.timeout(PATIENCE):
-            return await asyncio.gather(first(), second())
+            return list(await asyncio.gather(first(), second()))
 
     results = asyncio.run(main())
     assert results in (["first", "first"], ["second", "second"])
@@ -167,7 +167,7 @@ def test_who_waits_for_the_same_without_a_circle_shares(run_async: RunAsync) -> 
         return name if name == "base" else await ask("base")
 
     async def main() -> None:
-        assert await asyncio.gather(ask("left"), ask("right"), ask("base")) == ["base"] * 3
+        assert list(await asyncio.gather(ask("left"), ask("right"), ask("base"))) == ["base"] * 3
 
     run_async(main())
     assert sorted(begun) == ["base", "left", "right"]
@@ -198,7 +198,7 @@ def test_one_who_has_given_up_waiting_closes_no_circle() -> None:
             return name
 
         async with asyncio.timeout(PATIENCE):
-            assert await asyncio.gather(ask("b"), ask("a")) == ["b", "a"]
+            assert list(await asyncio.gather(ask("b"), ask("a"))) == ["b", "a"]
 
     asyncio.run(main())
     assert begun == ["b", "a"]  # b could wait for a, which does not wait for b any more
