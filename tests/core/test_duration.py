@@ -115,4 +115,6 @@ def test_a_negative_duration_is_not_written() -> None:
 def test_the_settings_type_is_a_float() -> None:
     assert Duration(1.5) == 1.5
     assert Duration(1.5) + 1 == 2.5
-    assert repr(Duration(1.5)) == "Duration(1.5)"
+    assert [repr(Duration(seconds)) for seconds in (0, 0.05, 1.5, 60, 86400, 1e12)] == [
+        *("0s", "50ms", "1.5s", "60s", "86400s", "1000000000000.0s"),
+    ]

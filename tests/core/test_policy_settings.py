@@ -16,7 +16,7 @@ from holdfast.core.settings import FUNCTION, Errors, GateSettings, Seconds, abou
 
 class DoorSettings(GateSettings, frozen=True):
     width: Annotated[int, about("How wide.", ge=1, le=10)] = 2
-    wait: Annotated[Seconds, about("How long.", gt=0)] = 1.0
+    wait: Annotated[Seconds, about("How long.", gt=0)] = Duration(1.0)
     on: Annotated[Errors, about("Which.")] = OSError
     key: Annotated[Callable[[Call], Any] | None, Meta(extra={"reader": FUNCTION})] = None
 
@@ -44,7 +44,9 @@ def test_settings_are_the_parameters_of_the_policy_the_first_by_position() -> No
     door = Door(3, wait=2.0, name="front")
     assert (door.settings.width, door.settings.wait, door.name) == (3, 2.0, "front")
     assert Door().name == "door"
-    with pytest.raises(TypeError, match="one argument by position"):
+    with pytest.raises(
+        TypeError, match=r"Door\(\) takes from 0 to 1 positional arguments but 2 were given; name all but the first"
+    ):
         Door(3, 2.0)
     with pytest.raises(TypeError, match="height"):
         Door(height=3)  # type: ignore[call-arg]
@@ -53,7 +55,7 @@ def test_settings_are_the_parameters_of_the_policy_the_first_by_position() -> No
 def test_settings_are_read_as_people_write_them() -> None:
     settings = DoorSettings(wait="500ms", on=["OSError", "holdfast.core.errors.DeadlineExceeded"])  # type: ignore[arg-type]
     assert settings.wait == 0.5
-    assert isinstance(settings.wait, Duration)
+    assert type(settings.wait) is float
     assert settings.on == (OSError, DeadlineExceeded)
     assert DoorSettings().on == (OSError,)
 

@@ -47,7 +47,7 @@ class Model:
 
     def exit(self, attempt: Attempt, now: float, verdict: Verdict) -> None:
         limit = self.settings.slow_call
-        outcome = (verdict is FAILED, limit is not None and now - attempt.began > limit)
+        outcome = (verdict is FAILED, limit is not None and now - attempt.began > float(limit))
         if attempt.generation != self.generation or attempt.outcome is not None:
             self.late += verdict is not IGNORED and attempt.counts
         elif attempt.probe:

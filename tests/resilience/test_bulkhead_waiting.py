@@ -131,7 +131,7 @@ def test_a_full_queue_refuses_who_comes_next() -> None:
 
 def test_a_wait_ends_after_max_wait() -> None:
     clock = VirtualClock()
-    bulkhead = Bulkhead(1, queue=5, max_wait="500ms")  # type: ignore[arg-type]  # as data gives it
+    bulkhead = Bulkhead(1, queue=5, max_wait="500ms")
     room = Room(Pipeline("x", bulkhead, clock=clock))
 
     async def main() -> None:

@@ -57,7 +57,7 @@ def test_exceptions_are_classified_as_the_data_says() -> None:
             [{"timeout": {"secondz": 1}}],
             "pipeline[0].timeout.secondz: expected the name of a setting; did you",
         ),
-        (["timeout"], "pipeline[0].timeout.seconds: expected a duration such as 500ms or 1m30s, more than 0; it must"),
+        (["timeout"], "pipeline[0].timeout.seconds: expected a duration such as 500ms or 1m30s, more than 0s; it must"),
         ([{"timeout": False}], "pipeline[0].timeout.seconds: got False, expected a duration"),
         ([{"classify": 5}], "pipeline[0].classify: got 5, expected a table"),
         ([{"classify": {"only": []}}], "pipeline[0].classify.only: expected ignore or record"),

@@ -346,7 +346,7 @@ def test_outside_a_task_there_is_nothing_to_interrupt() -> None:
 def test_a_limit_of_nothing_is_refused() -> None:
     for wrong in (0, -1, inf, "soon"):
         with pytest.raises(ConfigError, match="Timeout seconds"):
-            Timeout(wrong)  # type: ignore[arg-type]
+            Timeout(wrong)
 
 
 def test_real_loops_end_calls_in_time(run_async: RunAsync) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 from decimal import Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, Self, overload
 
 UNITS: Final[dict[str, Decimal]] = {
     "us": Decimal("0.000001"),
@@ -28,7 +28,12 @@ _PART: Final = re.compile(rf"({_NUMBER})\s*([a-zA-Zµ]+)\s*")
 
 
 class Duration(float):
-    """The type of a setting that holds a duration in seconds. A float in every way; prints as ``1m30s``."""
+    """The type of a setting that holds a duration in seconds. A float in every way; prints as ``1m30s``.
+
+    Its ``repr`` is what messages show: in one unit, so that 60 stays ``60s``. A field of this type is given as a
+    number or as text, and is a float when it is read: type checkers know that from the two methods that are only
+    for them, since a dataclass's field with ``__set__`` is given what that takes.
+    """
 
     __slots__ = ()
 
@@ -36,7 +41,19 @@ class Duration(float):
         return format_duration(self)
 
     def __repr__(self) -> str:
-        return f"Duration({float(self)!r})"
+        # A nan or a negative one is nothing that a setting holds, but whoever looks for it must be able to see it.
+        if not (1 <= self < LONG):
+            return format_duration(self) if self >= 0 else f"{float(self)!r}s"
+        return f"{_digits(Decimal(float.__repr__(self)))}s"
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, settings: None, owner: Any, /) -> Self: ...
+        @overload
+        def __get__(self, settings: object, owner: Any, /) -> float: ...
+        def __get__(self, settings: object, owner: Any, /) -> float: ...
+        def __set__(self, settings: object, value: float | str, /) -> None: ...
 
 
 def parse_duration(value: str | int | float) -> float:

@@ -1,11 +1,19 @@
 """The fields of a settings struct, as the command line and the documentation need them."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import msgspec
 
-from holdfast.core.kinds import Kind, expected, kinds_of, metas_of
+from holdfast.core.kinds import Kind, expected, from_plain, kinds_of, metas_of
+
+SHOWN_LIMIT: Final = 40
+"""Characters of one value that a description shows."""
+ITEMS_LIMIT: Final = 4
+"""Items of one value that a description shows."""
+DEPTH_LIMIT: Final = 2
+"""How far a description looks into tables and lists."""
+_PLAIN: Final = (bool, int, float, str, tuple, list, dict, type(None))
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -83,3 +91,67 @@ def _default(info: msgspec.structs.FieldInfo) -> Any:
     if info.default_factory is not msgspec.NODEFAULT:
         return info.default_factory()
     return msgspec.UNSET if info.default is msgspec.NODEFAULT else info.default
+
+
+def described(owner: str, settings: msgspec.Struct, fields: Iterable[Field]) -> str:
+    """``owner(...)`` with the settings that are not at their defaults, as they would be written.
+
+    Of a secret and of objects from elsewhere nothing is shown: their own ``repr`` is not asked, and may be anything.
+    """
+    parts: list[str] = []
+    for field in fields:
+        value = getattr(settings, field.name)
+        if not field.required and _same(value, field):
+            continue
+        text = "..." if field.secret else _text_of(field, value)
+        parts.append(text if field.required and not parts else f"{field.name}={text}")
+    return f"{owner}({', '.join(parts)})"
+
+
+def _same(value: Any, field: Field) -> bool:
+    if value is field.default:
+        return True
+    try:
+        default = from_plain(field.kinds, field.default)
+    except ValueError:
+        default = field.default
+    # Things given in code may compare as they like, and one that is equal to all is still no default.
+    plain = type(value) in _PLAIN or isinstance(value, msgspec.Struct)
+    return bool(plain and type(value) is type(default) and value == default)
+
+
+def _text_of(field: Field, value: Any) -> str:
+    unit = next((kind.reader.show for kind in field.kinds if kind.reader and kind.reader.show), None)
+    if unit is not None and type(value) is float:
+        value = unit(value)
+    return _text(value, DEPTH_LIMIT)
+
+
+def _text(value: Any, depth: int) -> str:
+    if isinstance(value, type):
+        return value.__name__
+    if value is None or type(value) in (bool, int, float, str):
+        return _quoted(value) if type(value) is str else _cut(_digits(value))
+    if isinstance(value, float | int) and type(value).__module__.startswith("holdfast."):
+        return f'"{value}"'  # a number with a unit, as people write it
+    if isinstance(value, msgspec.Struct) and hasattr(type(value), "owner"):
+        return repr(value)
+    if type(value) in (tuple, list) and depth and len(value) <= ITEMS_LIMIT:
+        inner = ", ".join(_text(item, depth - 1) for item in value)
+        return inner if len(value) == 1 and isinstance(value[0], type) else f"({inner})"
+    if type(value) is dict and depth and len(value) <= ITEMS_LIMIT:
+        return f"{{{', '.join(f'{_text(key, 0)}: {_text(item, depth - 1)}' for key, item in value.items())}}}"
+    name = getattr(value, "__name__", None) if callable(value) else None
+    return name if isinstance(name, str) and name.isidentifier() else f"<{type(value).__name__}>"
+
+
+def _quoted(text: str) -> str:
+    return f'"{_cut(text)}"' if text.isprintable() and not set(text) & {'"', "\\"} else _cut(repr(text[:SHOWN_LIMIT]))
+
+
+def _digits(value: Any) -> str:
+    return f"<int of {value.bit_length()} bits>" if type(value) is int and value.bit_length() > 128 else repr(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_LIMIT else f"{text[: SHOWN_LIMIT - 3]}..."

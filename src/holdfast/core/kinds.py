@@ -66,11 +66,13 @@ class Reader(msgspec.Struct, frozen=True):
 
     ``read`` turns a plain value into the setting's, leaves a value that is one already as it is, and raises
     ``ValueError`` for anything else, with ``expected`` or words of its own. The type that the annotation
-    names is then the type checker's business only.
+    names is then the type checker's business only. ``show`` makes of such a value, or of a limit, what a message
+    shows of it.
     """
 
     read: Callable[[Any], Any]
     expected: str
+    show: Callable[[Any], object] | None = None
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -241,7 +243,8 @@ def _phrase(kind: Kind, list_form: str) -> str:
     if kind.literal is not msgspec.UNSET:
         return f'"{kind.literal}"' if isinstance(kind.literal, str) else str(kind.literal)
     if kind.reader is not None:
-        return ", ".join([kind.reader.expected, *(RULES[rule][0].format(limit) for rule, limit in kind.limits)])
+        limits = ((rule, limit if kind.reader.show is None else kind.reader.show(limit)) for rule, limit in kind.limits)
+        return ", ".join([kind.reader.expected, *(RULES[rule][0].format(repr(limit)) for rule, limit in limits)])
     nouns = {
         str: "text",
         bool: "true or false",

@@ -7,6 +7,7 @@ CPython switches threads at no other point, so what comes before is one step. Wo
 step takes ``self.lock``. ``tests/core/test_one_step.py`` holds every gate to it.
 """
 
+import contextlib
 import functools
 import threading
 import weakref
@@ -14,13 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
-import msgspec
-
 from holdfast.core.call import AsyncHandler, Call, Handler
 from holdfast.core.errors import Rejected
 from holdfast.core.event import Event, Listeners
+from holdfast.core.fields import described
 from holdfast.core.fuse import Around, Fragment, fuse
-from holdfast.core.settings import GateSettings, PolicySettings, Settings
+from holdfast.core.parameters import changed, documentation, made, signature
+from holdfast.core.settings import GateSettings, PolicySettings, Settings, settings_of
 
 if TYPE_CHECKING:
     from holdfast.core.guard import Guard
@@ -46,17 +47,20 @@ class CallRefused(Event, frozen=True):
 def accepts(settings: Callable[P, A]) -> Callable[[Callable[[Any, A], None]], Callable[Concatenate[Any, P], None]]:
     """Lets a policy's ``__init__(self, settings)`` be called with the parameters of ``settings`` itself.
 
-    So they are written down once. At most one, the first, may be given by position.
+    So they are written down once. At most one, the first, may be given by position. A parameter that is none, or
+    is missing, is a ``TypeError``; a value that does not fit a ``ConfigError``.
     """
+    schema = cast("type[A]", settings)
 
     def decorate(init: Callable[[Any, A], None]) -> Callable[Concatenate[Any, P], None]:
         @functools.wraps(init)
         def constructed(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
-            if len(args) > 1:
-                raise TypeError(f"{type(self).__name__} takes one argument by position; name the others")
-            init(self, settings(*args, **kwargs))
+            init(self, made(type(self).__name__, schema, args, kwargs))
 
         constructed.accepts = settings  # type: ignore[attr-defined]
+        with contextlib.suppress(NameError):  # it names a type that the module defines further down
+            constructed.__signature__ = signature(schema)  # type: ignore[attr-defined]
+            constructed.__doc__ = init.__doc__ or documentation(schema)
         return cast("Callable[Concatenate[Any, P], None]", constructed)
 
     return decorate
@@ -111,14 +115,14 @@ class Policy(ABC, Generic[S]):
     def apply(self, settings: S) -> None:
         """Take over ``settings``: derive from them what the hot path reads. The state stays. Must not fail."""
 
-    def update(self, **changes: Any) -> None:
+    def update(self, /, *first: Any, **changes: Any) -> None:
         """Change some settings while calls are under way; the state is kept. Safe from any thread.
 
-        Raises ``ConfigError`` for values that do not fit and ``TypeError`` for names that are none; then nothing
-        has changed.
+        The first setting may be given by position, as in the constructor. Raises ``ConfigError`` for values that do
+        not fit and ``TypeError`` for names that are none; then nothing has changed.
         """
         with self._changing:
-            self.replace_settings(msgspec.structs.replace(self.settings, **changes))
+            self.replace_settings(changed(type(self).__name__, self.settings, first, changes))
 
     def replace_settings(self, settings: S) -> None:
         """As ``update``, with all settings at once."""
@@ -139,6 +143,12 @@ class Policy(ABC, Generic[S]):
         """Remember (weakly) a pipeline that has to be compiled anew when settings change."""
         with self._changing:
             self._users.add(pipeline)
+
+    def __repr__(self) -> str:
+        settings: PolicySettings | None = getattr(self, "settings", None)
+        if settings is None:  # its constructor has failed, and a debugger or a traceback shows it
+            return f"<{type(self).__name__} without settings>"
+        return described(type(self).__name__, settings, settings_of(type(settings)))
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         return self._alone(getattr(fn, "__qualname__", ""))(fn)

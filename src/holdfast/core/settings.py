@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from holdfast.core.duration import Duration, parse_duration
 from holdfast.core.errors import ConfigError
-from holdfast.core.fields import Field, fields_of
+from holdfast.core.fields import Field, described, fields_of
 from holdfast.core.kinds import Reader, Refused, from_plain, nearest
 
 T = TypeVar("T", bound="Settings")
@@ -24,8 +24,12 @@ def about(text: str, **extra: object) -> Meta:
     return Meta(description=text, extra=dict(extra))
 
 
-def _read_seconds(value: Any) -> Duration:
-    return Duration(parse_duration(value))
+def _seen(field: Field, value: Any) -> Any:
+    """``value`` of ``field`` as a message shows it: with its unit, and a secret not at all."""
+    if field.secret:
+        return None
+    show = next((kind.reader.show for kind in field.kinds if kind.reader and kind.reader.show), None)
+    return show(value) if show is not None and type(value) is float else value
 
 
 def _read_function(value: Any) -> Any:
@@ -53,10 +57,14 @@ def _error_class(item: Any) -> type[BaseException]:
     raise ValueError
 
 
-Seconds: TypeAlias = Annotated[
-    float, Meta(extra={"reader": Reader(_read_seconds, "a duration such as 500ms or 1m30s")})
-]
-"""The type of a setting that is a duration: a float of seconds in code, text such as ``500ms`` in data too."""
+SECONDS: Final = Reader(parse_duration, "a duration such as 500ms or 1m30s", show=Duration)
+Seconds: TypeAlias = Annotated[Duration, Meta(extra={"reader": SECONDS})]
+"""The type of a setting that is a duration: given as seconds or as text such as ``500ms``, read as a float.
+
+Type checkers know both. A default is written ``Duration(0.5)``, or with a type of its own they would refuse it.
+"""
+SecondsText: TypeAlias = Annotated[float | str, Meta(extra={"reader": SECONDS})]
+"""``Seconds`` for unions and tuples, where type checkers know only what may be given: read it with ``float()``."""
 ERRORS: Final = Reader(_read_errors, "exceptions, or their names such as OSError")
 FUNCTION: Final = Reader(_read_function, "a function")
 Errors: TypeAlias = Annotated[type[BaseException] | tuple[type[BaseException], ...], Meta(extra={"reader": ERRORS})]
@@ -77,7 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 read = from_plain(field.kinds, value)
             except Refused as refused:
-                raise ConfigError(f"{owner} {field.name}", value, refused.expected, hint=refused.hint) from None
+                shown = None if field.secret else value
+                raise ConfigError(f"{owner} {field.name}", shown, refused.expected, hint=refused.hint) from None
             except ConfigError as error:
                 raise placed(error, f"{owner} {field.name}") from None
             if read is not value:
@@ -99,7 +108,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def wrong(self, name: str, expected: str, hint: str = "") -> ConfigError:
         """The error for a setting that does not go with the others."""
-        return ConfigError(f"{self.owner()} {name}", getattr(self, name), expected, hint=hint)
+        return ConfigError(f"{self.owner()} {name}", self.shown(name), expected, hint=hint)
+
+    def shown(self, name: str) -> Any:
+        """The value of a setting for a message: its ``repr`` has a duration with its unit. None for a secret."""
+        field = next(field for field in settings_of(type(self)) if field.name == name)
+        return _seen(field, getattr(self, name))
+
+    def __repr__(self) -> str:
+        return described(self.owner(), self, settings_of(type(self)))
 
 
 class PolicySettings(Settings, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from zlib import crc32
 
 from holdfast.core.call import FAILED, OK, Call
 from holdfast.core.context import Criticality, current
+from holdfast.core.duration import Duration
 from holdfast.core.errors import Overloaded
 from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
@@ -50,14 +51,14 @@ class AdaptiveLimitSettings(GateSettings, frozen=True):
     ] = "queue_delay"
     target: Annotated[
         Seconds, about("How long the most important calls may queue; less important ones a share of it.", gt=0)
-    ] = TARGET
+    ] = Duration(TARGET)
     initial: Annotated[int, about("The limit before anything is known.", ge=1)] = 20
     minimum: Annotated[int, about("The limit is never below this.", ge=1)] = 1
     maximum: Annotated[int, about("The limit is never above this.", ge=1)] = 1000
     priorities: Annotated[
         bool, about("Refuse the least critical calls first, and the same users; else whoever meets the limit.")
     ] = True
-    window: Annotated[Seconds, about("The limit moves at most this often.", gt=0)] = 0.1
+    window: Annotated[Seconds, about("The limit moves at most this often.", gt=0)] = Duration(0.1)
     salt: Annotated[str, about("Change it, and other users are refused first.")] = ""
     cpu: Annotated[
         Callable[[], float] | None,

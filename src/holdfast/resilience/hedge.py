@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, Final
 
 from holdfast.core.call import FAILED, OK, AsyncHandler, Call, Handler
 from holdfast.core.clock import Clock
+from holdfast.core.duration import Duration
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.event import Event
 from holdfast.core.policy import Policy, accepts
-from holdfast.core.settings import PolicySettings, Seconds, about
+from holdfast.core.settings import PolicySettings, Seconds, SecondsText, about
 from holdfast.resilience.expiry import task_of
 from holdfast.resilience.racing.quantile import BATCH, CAPACITY, RecentQuantile
 from holdfast.resilience.racing.tasks import HedgeLane, Outcome, Race
@@ -31,14 +32,14 @@ class HedgeSettings(PolicySettings, frozen=True):
     """Settings of ``Hedge``. The default quantile is that of "The Tail at Scale" (Dean and Barroso, 2013)."""
 
     delay: Annotated[
-        Seconds | None, about("How long an attempt may take before the next; by default the quantile.", gt=0)
+        SecondsText | None, about("How long an attempt may take before the next; by default the quantile.", gt=0)
     ] = None
     quantile: Annotated[float, about("The share of answers that come without a hedge.", gt=0, lt=1)] = 0.95
     samples: Annotated[int, about("Answers that must be known before the quantile is trusted.", ge=1, le=CAPACITY)] = (
         100
     )
-    window: Annotated[Seconds, about("For how long an answer counts.", gt=0)] = 60.0
-    min_delay: Annotated[Seconds, about("The quantile's delay is not shorter.", gt=0)] = 0.001
+    window: Annotated[Seconds, about("For how long an answer counts.", gt=0)] = Duration(60.0)
+    min_delay: Annotated[Seconds, about("The quantile's delay is not shorter.", gt=0)] = Duration(0.001)
     attempts: Annotated[int, about("Attempts in all, the first one included.", ge=1, le=ATTEMPTS_LIMIT)] = 2
     budget: Annotated[
         Budget, about("How many hedges there may be; an object is shared with whoever fills it.", reader=BUDGETS)

@@ -182,7 +182,7 @@ class Circuit:
         """The call that holds ``token`` ended."""
         limit = self._settings.slow_call
         if isinstance(token, Lease):
-            slow = limit is not None and now - token.at > limit
+            slow = limit is not None and now - token.at > float(limit)
             if token not in self._leases:
                 self.late += verdict is not IGNORED
                 return
@@ -194,7 +194,7 @@ class Circuit:
         slow = False
         window = token
         if isinstance(token, Began):
-            slow = limit is not None and now - token.at > limit
+            slow = limit is not None and now - token.at > float(limit)
             window = token.window
         if window is self.window and self.state is CLOSED:
             if verdict is not IGNORED:
@@ -260,7 +260,7 @@ class Circuit:
         elif settings.failure_rate != "off" and bad / calls >= settings.failure_rate:
             self._open(now, self._of_calls(bad, calls, "failed"))
         elif settings.slow_call is not None and slow_ones / calls >= settings.slow_rate:
-            self._open(now, self._of_calls(slow_ones, calls, f"took longer than {settings.slow_call:g} s"))
+            self._open(now, self._of_calls(slow_ones, calls, f"took longer than {float(settings.slow_call):g} s"))
         else:
             window.watch(False)
 
@@ -303,7 +303,7 @@ class Circuit:
             well = (failed + to_come) / probes < rate
         if settings.slow_call is not None:
             if slow / probes >= settings.slow_rate:
-                self._open(now, f"{slow} of {probes} probes took longer than {settings.slow_call:g} s")
+                self._open(now, f"{slow} of {probes} probes took longer than {float(settings.slow_call):g} s")
                 return
             well = well and (slow + to_come) / probes < settings.slow_rate
         if well:

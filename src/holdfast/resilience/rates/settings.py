@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from holdfast.core.call import Call
 from holdfast.core.clock import Clock
+from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader, Refused
 from holdfast.core.rate import RATE, Rate, parse_rate
@@ -83,7 +84,9 @@ class RateLimitSettings(GateSettings, frozen=True):
         Literal["token_bucket", "gcra", "sliding_counter", "sliding_log", "leaky_bucket", "warm_up"],
         about("How uses are counted."),
     ] = "token_bucket"
-    max_wait: Annotated[Seconds, about("How long a call may wait for its turn; 0 refuses at once.", ge=0)] = 0.0
+    max_wait: Annotated[Seconds, about("How long a call may wait for its turn; 0 refuses at once.", ge=0)] = Duration(
+        0.0
+    )
     max_waiting: Annotated[int, about("How many callers may wait at the same time.", ge=1)] = MAX_WAITING
     per: Annotated[ByField | None, about("One limit for each key or each operation of calls.")] = None
     key: Annotated[
@@ -99,7 +102,9 @@ class RateLimitSettings(GateSettings, frozen=True):
     tier: Annotated[Callable[[Call], str | None] | ByField | None, about("Which tier a call is in.", reader=CHOICE)] = (
         None
     )
-    warm_up: Annotated[Seconds, about("For warm_up: how long it takes from cold to the full rate.", gt=0)] = 10.0
+    warm_up: Annotated[Seconds, about("For warm_up: how long it takes from cold to the full rate.", gt=0)] = Duration(
+        10.0
+    )
     cold: Annotated[float, about("For warm_up: how many times slower a cold start is.", ge=1)] = 3.0
     clock: Annotated[
         Clock | None,

@@ -10,9 +10,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
+from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader, Refused
-from holdfast.core.settings import Seconds, Settings, about, read_table
+from holdfast.core.settings import Seconds, SecondsText, Settings, about, read_table
 
 DELAY_LIMIT: Final = 86_400.0
 """Seconds. No delay is longer, whatever a function says."""
@@ -30,13 +31,13 @@ Chance: TypeAlias = Callable[[], float]
 class Exponential(Settings, frozen=True):
     """``initial``, then ``factor`` times as long after each attempt, up to ``cap``. Never overflows."""
 
-    initial: Annotated[Seconds, about("The first delay.", le=DELAY_LIMIT)] = 0.1
+    initial: Annotated[Seconds, about("The first delay.", le=DELAY_LIMIT)] = Duration(0.1)
     factor: Annotated[float, about("How much longer each delay is than the one before.", ge=1)] = 2.0
-    cap: Annotated[Seconds, about("No delay is longer.", le=DELAY_LIMIT)] = 10.0
+    cap: Annotated[Seconds, about("No delay is longer.", le=DELAY_LIMIT)] = Duration(10.0)
 
     def check(self) -> None:
         if self.cap < self.initial:
-            raise self.wrong("cap", f"at least initial, which is {self.initial}")
+            raise self.wrong("cap", f"at least initial, which is {self.shown('initial')!r}")
 
     def __call__(self, attempt: int) -> float:
         try:
@@ -48,13 +49,15 @@ class Exponential(Settings, frozen=True):
 class Linear(Settings, frozen=True):
     """``initial``, then ``step`` longer after each attempt, up to ``cap``. Never overflows."""
 
-    initial: Annotated[Seconds, about("The first delay.", le=DELAY_LIMIT)] = 0.1
-    step: Annotated[Seconds, about("How much longer each delay is than the one before.", le=DELAY_LIMIT)] = 0.1
-    cap: Annotated[Seconds, about("No delay is longer.", le=DELAY_LIMIT)] = 10.0
+    initial: Annotated[Seconds, about("The first delay.", le=DELAY_LIMIT)] = Duration(0.1)
+    step: Annotated[Seconds, about("How much longer each delay is than the one before.", le=DELAY_LIMIT)] = Duration(
+        0.1
+    )
+    cap: Annotated[Seconds, about("No delay is longer.", le=DELAY_LIMIT)] = Duration(10.0)
 
     def check(self) -> None:
         if self.cap < self.initial:
-            raise self.wrong("cap", f"at least initial, which is {self.initial}")
+            raise self.wrong("cap", f"at least initial, which is {self.shown('initial')!r}")
 
     def __call__(self, attempt: int) -> float:
         try:
@@ -75,13 +78,13 @@ class Constant(Settings, frozen=True):
 class Listed(Settings, frozen=True):
     """One delay after the other; the last one again and again."""
 
-    delays: Annotated[tuple[Seconds, ...], about("The delays.", min_length=1, max_length=DELAYS_LIMIT)]
+    delays: Annotated[tuple[SecondsText, ...], about("The delays.", min_length=1, max_length=DELAYS_LIMIT)]
 
     def __call__(self, attempt: int) -> float:
-        return self.delays[min(attempt, len(self.delays)) - 1]
+        return float(self.delays[min(attempt, len(self.delays)) - 1])
 
     def check(self) -> None:
-        if max(self.delays) > DELAY_LIMIT:
+        if max(map(float, self.delays)) > DELAY_LIMIT:
             raise self.wrong("delays", f"delays of at most {DELAY_LIMIT:g} s")
 
 
@@ -128,7 +131,7 @@ def _read_backoff(value: Any) -> Backoff:
         return _made(KINDS[value], {})
     if isinstance(value, str | int | float):
         try:
-            return Constant(value)  # type: ignore[arg-type]
+            return Constant(value)
         except ConfigError:
             raise ValueError from None
     if isinstance(value, Mapping):

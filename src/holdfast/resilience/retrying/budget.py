@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from holdfast.core.duration import Duration
 from holdfast.core.policy import accepts
 from holdfast.core.settings import Seconds, Settings, about
 
@@ -29,7 +30,7 @@ class RetryBudgetSettings(Settings, frozen=True):
 
     ratio: Annotated[float, about("Retries for each request.", ge=0, le=1000)] = 0.1
     floor: Annotated[float, about("Retries a second that come on top, for those who ask little.", ge=0)] = 3.0
-    window: Annotated[Seconds, about("For how long a request counts, and a retry.", ge=1, le=60)] = 10.0
+    window: Annotated[Seconds, about("For how long a request counts, and a retry.", ge=1, le=60)] = Duration(10.0)
 
 
 class RetryBudget:
