@@ -31,6 +31,7 @@ the pipeline as it is at that moment; once the pipeline has changed it takes the
 import linecache
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
+from inspect import iscoroutinefunction
 from types import CodeType, CoroutineType
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -38,6 +39,7 @@ from holdfast.core.call import FAILED, OK, Call
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import Clock
 from holdfast.core.context import current_deadline
+from holdfast.core.inline import inline
 
 FRAGMENTS_LIMIT: Final = 8
 """Fragments in one function: Python nests 20 blocks at most, and a loop is two."""
@@ -126,8 +128,22 @@ class Entry(NamedTuple):
     long_way: Callable[..., Any]
 
 
+class _Form(NamedTuple):
+    """What the text of a fragment depends on.
+
+    ``enter`` and ``exit``: what is written in place of calling them, and ``variables`` what that sets.
+    """
+
+    kind: type[Fragment]
+    parts: tuple[str, ...]
+    waits: bool = False
+    enter: tuple[str, ...] | None = None
+    exit: tuple[str, ...] | None = None
+    variables: tuple[str, ...] = ()
+
+
 class _Shape(NamedTuple):
-    fragments: tuple[tuple[type[Fragment], tuple[str, ...], bool], ...]
+    fragments: tuple[_Form, ...]
     parameters: tuple[str, ...]
     asynchronous: bool
     timed: bool
@@ -146,11 +162,11 @@ def fuse(fragments: Sequence[Fragment], inner: Any, *, asynchronous: bool, entry
 
 def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry: Entry | None) -> Any:
     parameters: dict[str, Any] = {}
-    kinds = []
+    forms = []
     for number, fragment in enumerate(fragments):
-        present = {name: part for name, part in fragment._asdict().items() if part is not None and name != "waits"}
-        parameters |= {f"{name}{number}": part for name, part in present.items()}
-        kinds.append((type(fragment), tuple(present), isinstance(fragment, Around) and fragment.waits and asynchronous))
+        form, needed = _formed(fragment, number, asynchronous)
+        forms.append(form)
+        parameters |= needed
     timed = isinstance(inner, Invocation) and inner.timed
     if isinstance(inner, Invocation):
         parameters |= {"now": inner.now, "of_error": inner.classifier.of_error}
@@ -162,7 +178,7 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
         parameters |= {**entry._asdict(), "now": entry.clock.now, "deadline": current_deadline}
     namespace: dict[str, Any] = {"OK": OK, "FAILED": FAILED, "RAISE": RAISE, "Call": Call}
     namespace |= {"coroutine": CoroutineType, "misused": _misused}
-    shape = _Shape(tuple(kinds), tuple(parameters), asynchronous, timed)
+    shape = _Shape(tuple(forms), tuple(parameters), asynchronous, timed)
     exec(_compiled(shape), namespace)  # noqa: S102 - our own text, there is no input in it
     run = namespace["make"](**parameters)
     # Code of its own: the interpreter specialises code for what it has met, and others of this shape meet others.
@@ -170,17 +186,39 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
     return run
 
 
+def _formed(fragment: Fragment, number: int, asynchronous: bool) -> tuple[_Form, dict[str, Any]]:
+    """The form of a fragment, and the values of the names in its text."""
+    present = {name: part for name, part in fragment._asdict().items() if part is not None and name != "waits"}
+    values = {f"{name}{number}": part for name, part in present.items()}
+    form = _Form(type(fragment), tuple(present))
+    if isinstance(fragment, Around):
+        waits = fragment.waits and asynchronous
+        form = form._replace(waits=waits)
+        token = f"token{number}" if len(present) > 1 else ""
+        if iscoroutinefunction(fragment.enter) is waits:
+            enter = inline(fragment.enter, (f"gate{number}", "call"), token, f"{number}")
+            if enter is not None:
+                form = form._replace(enter=enter.lines, variables=enter.variables)
+                values |= enter.values
+        if fragment.exit is not None:
+            leave = inline(fragment.exit, (f"left{number}", "call", token), "", f"{number}x")
+            if leave is not None:
+                form = form._replace(exit=leave.lines)
+                values |= leave.values
+    return form, values
+
+
 @lru_cache(SHAPES_LIMIT)
 def _compiled(shape: _Shape) -> CodeType:
     wait = "await " if shape.asynchronous else ""
     body = _core(shape, wait)
-    for number, (kind, parts, waits) in reversed(tuple(enumerate(shape.fragments))):
-        if kind is Around:
-            body = _around(body, number, parts, wait if waits else "")
-        elif kind is Again:
-            body = _again(body, number, parts, wait)
+    for number, form in reversed(tuple(enumerate(shape.fragments))):
+        if form.kind is Around:
+            body = _around(body, number, form)
+        elif form.kind is Again:
+            body = _again(body, number, form.parts, wait)
         else:
-            body = _instead(body, number, parts, wait)
+            body = _instead(body, number, form.parts, wait)
     define = "async def" if shape.asynchronous else "def"
     if "fn" in shape.parameters:
         lines = [
@@ -232,12 +270,16 @@ def _misused(call: Call, coroutine: "CoroutineType[Any, Any, Any]") -> TypeError
     return TypeError(f"{name} returned a coroutine, whose work has not begun; use acall(), or decorate the async def")
 
 
-def _around(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
+def _around(body: list[str], number: int, form: _Form) -> list[str]:
+    parts = form.parts
+    token = f"token{number}"
+    taken = f"{token} = " if len(parts) > 1 else ""
+    wait = "await " if form.waits else ""
+    enter = [f"{taken}{wait}enter{number}(call)"] if form.enter is None else form.enter
     if parts == ("enter",):
-        return [f"{wait}enter{number}(call)", *body]
+        return [*enter, *body]
     after = [f"exit{number}(call, token{number})"] if "exit" in parts else []
     after += [f"release{number}(token{number})"] if "release" in parts else []
-    token = f"token{number}"
     caught = ["except BaseException:", *_indented(after), "    raise"]
     if "failed" in parts:
         # The traceback keeps this frame, so the frame must keep neither the token (it may hold the task, which holds
@@ -252,7 +294,9 @@ def _around(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> 
             "    finally:",
             f"        del {token}",
         ]
-    return [f"{token} = {wait}enter{number}(call)", "try:", *_indented(body), *caught, *after]
+    if form.variables:
+        caught.insert(1, f"    {' = '.join(form.variables)} = None")  # they may hold the task, too
+    return [*enter, "try:", *_indented(body), *caught, *(after if form.exit is None else form.exit)]
 
 
 def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
