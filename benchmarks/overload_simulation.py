@@ -95,7 +95,7 @@ class Naive(AdaptiveLimit):
         super()._learn(limit, now, used)
 
     def _rank(self, limit: Limit, in_flight: float) -> None:
-        self._ranks.admit((self._ended - self._unjudged - self._before[0]) / (self._now - self._window_began), 0.0)
+        self._ranks.admit((self._completed - self._before[0]) / (self._now - self._window_began), 0.0)
 
     def _derive(self, limit: Limit) -> None:
         super()._derive(limit)

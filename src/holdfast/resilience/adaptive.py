@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable
-from math import inf
-from typing import Annotated, Any, ClassVar, Final, Literal
+from math import ceil, inf
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 from zlib import crc32
 
 from holdfast.core.call import FAILED, OK, Call
@@ -86,6 +86,18 @@ class OverloadEnded(Event, frozen=True):
     limit: float
 
 
+class _Levels(NamedTuple):
+    """What follows from the limit, by criticality: how many calls may be under way, and how long one may have waited.
+
+    With fewer than ``spare`` under way, or after less than ``spare_wait`` seconds, the rank does not matter.
+    """
+
+    levels: tuple[float, ...]
+    waits: tuple[float, ...]
+    spare: float
+    spare_wait: float
+
+
 class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
     """Admits as many calls as can be worked on at once, with a short queue; refuses others at once, as ``Overloaded``.
 
@@ -108,10 +120,9 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
 
     @accepts(AdaptiveLimitSettings)
     def __init__(self, settings: AdaptiveLimitSettings) -> None:
-        # They only grow; a window is the difference of two readings, so no update can get lost in a reset.
-        self._admitted = 0
-        self._ended = 0
-        self._unjudged = 0
+        self.in_flight = 0
+        # These only grow; a window is the difference of two readings, so no update can get lost in a reset.
+        self._completed = 0
         self._spent = 0.0
         self._late = 0
         self.refused_by_limit = 0
@@ -134,30 +145,21 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         if isinstance(limit, QueueDelay):
             limit.target = settings.target
         self._limit = limit
-        self._priorities = settings.priorities
-        self._window = settings.window
         self._ranks.salt = crc32(settings.salt.encode("utf-8", "surrogatepass"))
-        self._cpu = settings.cpu if settings.cpu is not None else time.process_time
-        self._target = settings.target
         if not settings.priorities:
             self._ranks.stop()
-        self._derive(limit)
+        self._derive(limit, settings)
 
     @property
     def limit(self) -> float:
         """How many calls may be under way, for the most important ones."""
         return self._limit.limit
 
-    @property
-    def in_flight(self) -> int:
-        """How many calls are under way."""
-        return self._admitted - self._ended
-
     def enter(self, call: Call) -> float:
-        admitted = self._admitted
+        in_flight = self.in_flight
         # Below the least important calls' limit nobody has to be judged.
-        if admitted - self._ended < self._open and not call.arrived:
-            self._admitted = admitted + 1
+        if in_flight < self._open and not call.arrived:
+            self.in_flight = in_flight + 1
             return call.now
         answer = self._judge(call)
         if not isinstance(answer, Overloaded):
@@ -169,14 +171,14 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
 
     def exit(self, call: Call, token: float) -> None:
         now = call.now
-        self._ended += 1
+        self.in_flight -= 1
         if call.verdict is OK:
+            self._completed += 1
             self._spent += now - token
         elif call.verdict is FAILED and now >= call.deadline:
+            self._completed += 1
             self._late += 1
             self._spent += now - token
-        else:
-            self._unjudged += 1
         if now >= self._window_end:
             self._end_window(call)
 
@@ -191,7 +193,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             "capacity": limit.capacity,
             "threshold": self._ranks.threshold,
             "overloaded": self._ranks.active,
-            "completed": self._ended - self._unjudged,
+            "completed": self._completed,
             "late": self._late,
             "refused_by_limit": self.refused_by_limit,
             "refused_by_rank": self.refused_by_rank,
@@ -204,26 +206,26 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         ranks = self._ranks
         refused = ranks.active and ranks.meet(criticality, call.key)
         # A server that would have nothing to do takes any call.
-        if refused and (self._admitted - self._ended >= self._spare or waited >= self._spare_wait):
+        if refused and (self.in_flight >= self._at.spare or waited >= self._at.spare_wait):
             self.refused_by_rank += 1
             return self._turn_away(call, REFUSED_BY_RANK)
-        if waited >= self._waits[criticality]:
+        if waited >= self._at.waits[criticality]:
             self.refused_for_waiting += 1
             return self._turn_away(call, REFUSED_FOR_WAITING)
-        if self._take(self._levels[criticality]):
+        if self._take(self._at.levels[criticality]):
             return call.arrived or call.now
         self.refused_by_limit += 1
         return self._turn_away(call, REFUSED_BY_LIMIT)
 
     def _take(self, level: float) -> bool:
-        admitted = self._admitted
-        if admitted - self._ended >= level:
+        in_flight = self.in_flight
+        if in_flight >= level:
             return False
-        self._admitted = admitted + 1
+        self.in_flight = in_flight + 1
         return True
 
     def _turn_away(self, call: Call, why: str) -> float | Overloaded:
-        if self._priorities and not self._ranks.active:
+        if self.settings.priorities and not self._ranks.active:
             self._start_ranking(call)
         if call.now >= self._window_end:
             self._end_window(call)
@@ -241,7 +243,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             began = not self._ranks.active
             if began:
                 self._ranks.start(call.now)
-                self._open = 0.0
+                self._open = 0
         finally:
             self.lock.release()
         if began and self.listeners.active:
@@ -249,7 +251,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
 
     def _end_window(self, call: Call) -> None:
         limit = self._limit
-        used = self._cpu() if limit.needs_cpu else 0.0
+        used = (self.settings.cpu or time.process_time)() if limit.needs_cpu else 0.0
         # Whoever comes second finds the window ended.
         if not self.lock.acquire(blocking=False):
             return
@@ -265,7 +267,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
     def _learn(self, limit: Limit, now: float, used: float) -> None:
         seconds = now - self._window_began
         reading = (
-            self._ended - self._unjudged,
+            self._completed,
             self._spent,
             self._late,
             self.refused_by_limit + self.refused_for_waiting,
@@ -279,11 +281,11 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
         if not 0 <= seconds <= 2 * LONGEST_WINDOW:  # the first window, or nobody called for a while
             if self._window_began > -inf:
                 self._ranks.stop()
-                self._derive(limit)
+                self._derive(limit, self.settings)
             self._next_window(now, reading)
             return
-        if seconds < LONGEST_WINDOW and (seconds < self._window or completed < SAMPLES or seconds < rtt):
-            self._window_end = max(self._window_began, now) + self._window / 4
+        if seconds < LONGEST_WINDOW and (seconds < self.settings.window or completed < SAMPLES or seconds < rtt):
+            self._window_end = max(self._window_began, now) + self.settings.window / 4
             return
         in_flight = spent / seconds
         limit.update(
@@ -300,10 +302,10 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
                 shedding=self._ranks.threshold < inf,
             )
         )
-        if self._ranks.active and self._ranks.measure(now, self._window / 2, quiet=not refused and not ranked):
+        if self._ranks.active and self._ranks.measure(now, self.settings.window / 2, quiet=not refused and not ranked):
             self._rank(limit, in_flight)
         self._next_window(now, reading)
-        self._derive(limit)
+        self._derive(limit, self.settings)
 
     def _rank(self, limit: Limit, in_flight: float) -> None:
         if limit.capacity:
@@ -319,22 +321,22 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
     def _next_window(self, now: float, reading: tuple[int, float, int, int, int, float]) -> None:
         self._before = reading
         self._window_began = now
-        self._window_end = now + self._window
+        self._window_end = now + self.settings.window
 
-    def _derive(self, limit: Limit) -> None:
+    def _derive(self, limit: Limit, settings: AdaptiveLimitSettings) -> None:
         floor, most = limit.floor, limit.limit
-        if self._priorities:
+        if settings.priorities:
             top = len(SHARES) - 1
             shares = [0.0 if limit.probing and number < top else share for number, share in enumerate(SHARES.values())]
-            self._levels = tuple(max(1.0, floor + (most - floor) * share) for share in shares)
+            levels = tuple(max(1.0, floor + (most - floor) * share) for share in shares)
         else:
-            self._levels = (floor if limit.probing else most,) * len(SHARES)
-        self._spare = min(max(1.0, floor * SPARE), self._levels[0])
+            levels = (floor if limit.probing else most,) * len(SHARES)
+        spare = min(max(1.0, floor * SPARE), levels[0])
         # Little's law: so long does a call wait that finds so many before it.
-        capacity = limit.capacity
-        self._waits = tuple(level / capacity if capacity else self._target for level in self._levels)
-        self._spare_wait = self._spare / capacity if capacity else self._target
-        self._open = 0.0 if self._ranks.active else self._levels[0]
+        capacity, target = limit.capacity, settings.target
+        waits = tuple(level / capacity if capacity else target for level in levels)
+        self._at = _Levels(levels, waits, spare, spare / capacity if capacity else target)
+        self._open = 0 if self._ranks.active else ceil(levels[0])  # comparing an int with a float is slow
 
 
 def _make(settings: AdaptiveLimitSettings, initial: float) -> Limit:
