@@ -3,11 +3,12 @@
 import asyncio
 import threading
 from itertools import pairwise
+from math import inf, nan
 from typing import Any
 
 import pytest
 
-from holdfast.core.errors import CircuitOpen
+from holdfast.core.errors import CircuitOpen, ConfigError
 from holdfast.core.event import Event
 from holdfast.core.policy import CallRefused
 from holdfast.resilience.breaker import BreakerChanged
@@ -24,6 +25,25 @@ def test_forced_open_it_refuses_until_it_is_reset() -> None:
     assert error.snapshot["state"] == "forced_open"
     bench.breaker.reset()
     assert bench.succeed() == 1
+
+
+def test_it_is_tripped_for_as_long_as_it_is_told_as_a_number_or_as_text() -> None:
+    for seconds in (90, "1m30s"):
+        bench = Bench()
+        bench.breaker.trip("maintenance", seconds=seconds)
+        assert bench.refusal().retry_after == 90.0
+
+
+@pytest.mark.parametrize("wrong", [nan, inf, -1, "-1s", "soon", "", True, []])
+def test_an_order_to_open_for_what_is_no_time_is_refused_and_changes_nothing(wrong: Any) -> None:
+    bench = Bench()
+    before = bench.breaker.snapshot()
+    with pytest.raises(ConfigError) as caught:
+        bench.breaker.trip("maintenance", seconds=wrong)
+    assert str(caught.value) == (
+        f"Breaker.trip seconds: got {wrong!r}, expected a duration such as 500ms or 1m30s; for ever is force_open()"
+    )
+    assert (bench.breaker.snapshot(), bench.succeed()) == (before, 1)
 
 
 def test_disabled_it_lets_everything_pass_and_counts_nothing() -> None:

@@ -158,6 +158,14 @@ def read_table(schema: type[T], value: object) -> T:
     return schema(**value)
 
 
+def read_seconds(value: object, where: str, hint: str = "") -> float:
+    """The seconds that ``value`` means, a number or text, for what is no setting. Raises ``ConfigError``."""
+    try:
+        return parse_duration(value)  # type: ignore[arg-type]  # it refuses all other types itself
+    except ValueError:
+        raise ConfigError(where, value, SECONDS.expected, hint=hint) from None
+
+
 def placed(error: ConfigError, where: str) -> ConfigError:
     """``error``, of settings inside of others, with ``where`` they are in place of the name of their owner."""
     inside = error.path.rpartition(" ")[2]

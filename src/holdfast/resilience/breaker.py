@@ -12,6 +12,7 @@ from holdfast.core.errors import CircuitOpen
 from holdfast.core.event import Event
 from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Gate, accepts
+from holdfast.core.settings import read_seconds
 from holdfast.core.turns import Turns
 from holdfast.resilience.circuit.announcer import Announcer
 from holdfast.resilience.circuit.keys import Circuits
@@ -157,13 +158,15 @@ class Breaker(Gate[BreakerSettings]):
         circuit = self._circuit if self._circuits is None else self._circuits.by_key.get(key)
         return CLOSED if circuit is None else circuit.state
 
-    def trip(self, reason: str = "", *, seconds: float | None = None, key: Hashable = EVERY) -> None:
+    def trip(self, reason: str = "", *, seconds: float | str | None = None, key: Hashable = EVERY) -> None:
         """Open it, as if a rule had: for ``seconds``, or as long as the settings say; then it probes.
 
         For those who know better: a health check, a Retry-After of the dependency. ``key`` is whose breaker, when
-        there is one for each; by default that of every key that is known.
+        there is one for each; by default that of every key that is known. ``ConfigError`` when ``seconds`` is no
+        duration; then nothing has changed.
         """
-        self._command(key, lambda circuit, now: circuit.trip(now, reason, seconds))
+        last = None if seconds is None else read_seconds(seconds, "Breaker.trip seconds", "for ever is force_open()")
+        self._command(key, lambda circuit, now: circuit.trip(now, reason, last))
 
     def force_open(self, reason: str = "", *, key: Hashable = EVERY) -> None:
         """Refuse every call until ``reset``."""
