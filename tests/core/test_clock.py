@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import itertools
 import socket
 import threading
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from holdfast.core.clock import (
     DEADLOCK_PATIENCE,
     OUTSIDE_PATIENCE,
+    SYSTEM,
     WALL_OFFSET,
+    Clock,
     SystemClock,
     VirtualClock,
     VirtualTimeError,
@@ -271,3 +274,69 @@ def test_the_system_clock_is_the_machines() -> None:
     assert abs(clock.now() - time.monotonic()) < 5
     assert abs(clock.wall() - time.time()) < 5
     asyncio.run(clock.sleep(0))
+
+
+class Limit:
+    """Sets a timer, and would look at its own clock when that runs."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.ran = False
+
+    def run(self) -> None:
+        self.ran = True
+
+
+def set_timer(limit: Limit, call: object = None) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(1, limit.run)
+
+
+def test_a_timer_of_somebody_on_this_clock_runs() -> None:
+    clock = VirtualClock()
+    limit = Limit(clock)
+
+    async def main() -> None:
+        set_timer(limit)
+        await asyncio.sleep(2)
+
+    clock.run(main())
+    assert limit.ran
+
+
+@pytest.mark.parametrize("other", [SYSTEM, VirtualClock()], ids=["the system's", "another virtual one"])
+def test_a_timer_of_somebody_on_another_clock_is_an_error_that_names_the_call(other: Clock) -> None:
+    class Named:
+        operation = "stock"
+
+    async def main(call: object) -> None:
+        set_timer(Limit(other), call)
+
+    with pytest.raises(VirtualTimeError, match=rf"^stock has a time limit by a {type(other).__name__}"):
+        VirtualClock().run(main(Named()))
+    with pytest.raises(VirtualTimeError, match="^something has a time limit"):
+        VirtualClock().run(main(None))
+
+
+def test_an_error_that_comes_of_a_wrong_clock_is_not_shown_in_its_place() -> None:
+    async def main() -> None:
+        try:
+            set_timer(Limit(SYSTEM))
+        except VirtualTimeError:
+            raise LookupError("what came of it") from None
+
+    with pytest.raises(VirtualTimeError, match="time limit") as caught:
+        VirtualClock().run(main())
+    assert isinstance(caught.value.__cause__, LookupError)
+
+
+def test_a_run_in_which_a_wrong_clock_went_unnoticed_has_no_result() -> None:
+    async def main() -> str:
+        for _ in range(2):
+            with contextlib.suppress(VirtualTimeError):
+                set_timer(Limit(SYSTEM))
+        return "done"
+
+    clock = VirtualClock()
+    with pytest.raises(VirtualTimeError, match="time limit"):
+        clock.run(main())
+    assert clock.run(asyncio.sleep(0, "the next run")) == "the next run"

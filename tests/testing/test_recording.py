@@ -1,17 +1,18 @@
 import asyncio
-from typing import Any
+import gc
 
 import pytest
 
 from core.gates import Recorder, Twice
-from holdfast.core.call import FAILED, IGNORED, OK
-from holdfast.core.classify import Classifier
+from holdfast.core.call import FAILED, OK
 from holdfast.core.clock import VirtualClock
-from holdfast.core.errors import DeadlineExceeded
+from holdfast.core.errors import CircuitOpen, DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.breaker import Breaker
+from holdfast.resilience.cache import Cache
+from holdfast.resilience.fallback import Fallback
 from holdfast.resilience.timeout import Timeout
-from holdfast.testing import failing, fresh, recorded, slowed, without_waiting
+from holdfast.testing import failing, recorded
 
 
 def test_a_retried_call_is_told_with_its_attempts_and_waits() -> None:
@@ -78,107 +79,109 @@ def test_recordings_nest() -> None:
     assert [len(recording.calls) for recording in (outer, inner)] == [1, 1]
 
 
-def test_faults_take_turns_and_end() -> None:
-    pipeline = Pipeline("x")
-    seen: list[Any] = []
-    with failing(pipeline, OSError, ValueError("v"), times=3):
-        for _ in range(4):
-            try:
-                seen.append(pipeline.call(lambda: "fine"))
-            except (OSError, ValueError) as error:
-                seen.append(type(error))
-    assert seen == [OSError, ValueError, OSError, "fine"]
-    assert pipeline.policies == ()
-    with pytest.raises(TypeError, match="needs the exceptions"), failing(pipeline):
-        pass
-
-
-def test_an_injected_fault_is_the_dependencys_failure() -> None:
-    log: list[Any] = []
-    pipeline = Pipeline("x", Recorder(log))
-    with failing(pipeline, OSError("injected")), pytest.raises(OSError, match="injected"):
-        pipeline.call(lambda: 1)
-    assert log[-1][2] is FAILED
-
-
-def test_an_injected_fault_is_judged_as_the_functions_own_would_be() -> None:
-    log: list[Any] = []
-    pipeline = Pipeline("x", Recorder(log), classify=Classifier(ignore=(KeyError,), record=(OSError,)))
-    with failing(pipeline, KeyError, OSError, ValueError):
-        for kind in (KeyError, OSError, ValueError):
-            with pytest.raises(kind):
-                pipeline.call(lambda: 1)
-    assert [entry[2] for entry in log if entry[0] == "exit"] == [IGNORED, FAILED, OK]
-
-
-def test_slow_attempts_meet_the_limit() -> None:
-    clock = VirtualClock(start=0.0)
-    pipeline = Pipeline("x", Timeout(2.0), clock=clock)
-
-    async def answer() -> str:
-        return "yes"
-
-    async def main() -> None:
-        with slowed(pipeline, 5.0, times=1):
-            with pytest.raises(DeadlineExceeded):
-                await pipeline.acall(answer)
-            assert await pipeline.acall(answer) == "yes"
-        with slowed(pipeline, 1.0):
-            await pipeline.acall(answer)
-        assert clock.now() == pytest.approx(3.0, abs=0.01)
-
-    clock.run(main())
-
-
-def test_waits_are_skipped_on_any_loop_and_told() -> None:
-    pipeline = Pipeline("x", Twice())
-    before = pipeline.clock
-
-    @pipeline
-    async def fetch() -> str:
-        return "x"
-
-    async def main() -> None:
-        with failing(pipeline, OSError, times=1), without_waiting(fetch) as clock:
-            began = clock.now()
-            assert await fetch() == "x"
-            assert clock.now() - began == 1.0
-
-    asyncio.run(main())
-    with failing(pipeline, OSError, times=1), without_waiting(pipeline) as clock:
-        began = clock.now()
-        assert pipeline.call(lambda: 5) == 5
-        assert clock.now() - began == 1.0
-    assert pipeline.clock is before
-
-
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_slow_attempts_meet_the_limit_also_where_nothing_takes_time(asynchronous: bool) -> None:
-    pipeline = Pipeline("x", Timeout(1.0))
+def test_the_result_is_what_the_caller_got_wherever_it_came_from(asynchronous: bool) -> None:
+    breaker = Breaker()
+    pipeline = Pipeline("x", Fallback(0), breaker, clock=VirtualClock())
 
     async def answer() -> int:
         return 5
 
-    with slowed(pipeline, 2.0), without_waiting(pipeline) as clock, recorded(pipeline) as calls:
-        began = clock.now()
-        with pytest.raises(DeadlineExceeded):
-            asyncio.run(pipeline.acall(answer)) if asynchronous else pipeline.call(lambda: 5)
-        assert clock.now() - began == pytest.approx(1.0)
-    assert calls.last.attempts == [] or calls.last.attempts[0].verdict is FAILED
-    with slowed(pipeline, 0.5), without_waiting(pipeline):
-        assert pipeline.call(lambda: 5) == 5
+    def ask() -> int:
+        return asyncio.run(pipeline.acall(answer)) if asynchronous else pipeline.call(lambda: 5)
+
+    with recorded(pipeline) as calls:
+        assert ask() == 5
+        with failing(pipeline, OSError):
+            assert ask() == 0
+        breaker.force_open()
+        assert ask() == 0
+    assert [call.result for call in calls.calls] == [5, 0, 0]
+    assert [call.error for call in calls.calls] == [None] * 3
+    assert [len(call.attempts) for call in calls.calls] == [1, 1, 0]
 
 
-def test_fresh_policies_know_nothing_and_what_they_learn_is_forgotten() -> None:
+def test_the_result_of_a_cache_is_a_result_without_an_attempt() -> None:
+    cached = Pipeline("x", Cache(60.0), clock=VirtualClock())(lambda number: number)
+    assert cached(3) == 3
+    with recorded(cached) as calls:
+        assert cached(3) == 3
+    assert (calls.last.result, calls.last.attempts) == (3, [])
+
+
+def test_a_block_is_a_call_with_one_attempt() -> None:
+    clock = VirtualClock(start=0.0)
     breaker = Breaker(consecutive=1)
-    pipeline = Pipeline("x", breaker)
-    with fresh(pipeline), failing(pipeline, OSError("down")):
-        with pytest.raises(OSError, match="down"):
+    pipeline = Pipeline("x", breaker, clock=clock)
+
+    async def main() -> None:
+        async with pipeline.guard():
+            clock.advance(1)
+
+    with recorded(pipeline) as calls:
+        with pipeline.guard():
+            clock.advance(2)
+        with pytest.raises(OSError, match="no"), pipeline.guard():
+            raise OSError("no")
+        with pytest.raises(CircuitOpen), pipeline.guard():
+            raise AssertionError("not to run")
+        breaker.disable()
+        asyncio.run(main())
+    good, bad, refused, waited = calls.calls
+    assert (good.began, good.ended, good.attempts[0].verdict, good.error, good.result) == (0.0, 2.0, OK, None, None)
+    assert (str(bad.error), bad.attempts[0].verdict, bad.attempts[0].error) == ("no", FAILED, bad.error)
+    assert (refused.refused_by, refused.attempts) == ("breaker", [])
+    assert (waited.ended, waited.attempts[0].verdict) == (3.0, OK)
+
+
+def test_a_call_within_the_handling_of_an_error_has_none_of_its_own() -> None:
+    pipeline = Pipeline("x")
+    with recorded(pipeline) as calls:
+        try:
+            raise OSError("somebody else's")
+        except OSError:
+            assert pipeline.call(lambda: 5) == 5
+    assert (calls.last.error, calls.last.attempts[0].error, calls.last.result) == (None, None, 5)
+
+
+@pytest.mark.parametrize("fault_first", [False, True])
+def test_faults_are_attempts_in_whatever_order_a_test_names_them(fault_first: bool) -> None:
+    pipeline = Pipeline("x", Twice(), clock=VirtualClock())
+    if fault_first:
+        with failing(pipeline, OSError("reset"), times=1), recorded(pipeline) as calls:
             pipeline.call(lambda: 5)
-        assert pipeline.policies[0].snapshot()["state"] == "open"
-    assert pipeline.policies == (breaker,)
-    assert breaker.state == "closed"
-    breaker.force_open()
-    with fresh(pipeline):
-        assert pipeline.call(lambda: 5) == 5
-    assert breaker.state == "forced_open"
+    else:
+        with recorded(pipeline) as calls, failing(pipeline, OSError("reset"), times=1):
+            pipeline.call(lambda: 5)
+    assert [attempt.verdict for attempt in calls.last.attempts] == [FAILED, OK]
+    assert pipeline.policies[1:] == ()
+
+
+def test_a_call_whose_coroutine_is_closed_elsewhere_is_over_too() -> None:
+    pipeline = Pipeline("x")
+
+    async def main() -> None:
+        call = pipeline.acall(asyncio.sleep, 60)
+
+        async def begin() -> None:
+            call.send(None)
+
+        await asyncio.create_task(begin())  # in a context of its own
+        call.close()
+        await asyncio.sleep(0)
+        gc.collect()
+
+    with recorded(pipeline) as calls:
+        asyncio.run(main())
+    assert isinstance(calls.last.error, GeneratorExit)
+
+
+def test_a_recording_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.testing.recording.RECORDS_LIMIT", 2)
+    pipeline = Pipeline("x")
+    with recorded(pipeline) as calls:
+        for _ in range(2):
+            pipeline.call(lambda: 5)
+        with pytest.raises(RuntimeError, match="more than 2 calls"):
+            pipeline.call(lambda: 5)
+    assert len(calls.calls) == 2

@@ -6,10 +6,12 @@ Everything that waits takes a ``Clock``. ``now()`` measures, ``wall()`` is for p
 import asyncio
 import heapq
 import selectors
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from types import FrameType
 from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
@@ -72,7 +74,7 @@ SYSTEM: Final = SystemClock()
 
 
 class VirtualTimeError(RuntimeError):
-    """A virtual run cannot go on: it is stuck, it spins, or its time limit is over."""
+    """A virtual run cannot go on: it is stuck, it spins, its time limit is over, or something goes by another clock."""
 
 
 class VirtualClock:
@@ -134,16 +136,25 @@ class VirtualClock:
         a selector, when it is to be another than ``VirtualLoop``.
 
         Raises ``VirtualTimeError`` when nothing can ever happen again, when more than ``limit`` virtual
-        seconds pass, and after ``SPIN_LIMIT`` turns in which no time passes; otherwise what ``main`` raises.
+        seconds pass, after ``SPIN_LIMIT`` turns in which no time passes, and when a time limit of a pipeline that
+        goes by another clock was to be set; otherwise what ``main`` raises.
         """
         selector = JumpingSelector(self, self._now + limit, limit)
         make = loop or VirtualLoop
         with asyncio.Runner(loop_factory=lambda: make(self, selector)) as runner:
             try:
-                return runner.run(main)
+                result = runner.run(main)
+            except Exception as error:
+                # A policy, or ``main``, may have taken it for the dependency's failure. What came of that is no result.
+                if selector.stranger is not None and error is not selector.stranger:
+                    raise selector.stranger from error
+                raise
             finally:
                 # Leaving the runner cancels what is left; that needs time of its own after a limit was hit.
                 selector.extend(self._now + CLEANUP_SECONDS)
+        if selector.stranger is not None:
+            raise selector.stranger
+        return result
 
 
 def _wake(future: asyncio.Future[None]) -> None:
@@ -159,6 +170,8 @@ class JumpingSelector(selectors.DefaultSelector):
         self.timers: list[float] = []
         self.outside = 0
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.stranger: VirtualTimeError | None = None
+        """The first timer that was set for somebody who goes by another clock."""
         self._clock = clock
         self._end = end
         self._limit = limit
@@ -219,6 +232,17 @@ def _place(task: "asyncio.Task[Any]") -> str:
     return f"{task.get_name()} at {where}"
 
 
+def _operation() -> str:
+    """What the call that is being made right now is called; for an error's message only."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        name = getattr(frame.f_locals.get("call"), "operation", None)
+        if isinstance(name, str) and name:
+            return name
+        frame = frame.f_back
+    return "something"
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """asyncio's own loop, on the time of a ``VirtualClock``."""
 
@@ -234,8 +258,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Any = None
     ) -> asyncio.TimerHandle:
+        clock = getattr(getattr(callback, "__self__", None), "clock", None)
+        if clock is not self._clock and isinstance(clock, SystemClock | VirtualClock):
+            raise self._stranger(clock)
         heapq.heappush(self._jumping.timers, when)
         return super().call_at(when, callback, *args, context=context)
+
+    def _stranger(self, clock: Clock) -> VirtualTimeError:
+        # Its owner would look at that clock, see that no time has passed, and set the timer again: a limit without end.
+        error = VirtualTimeError(
+            f"{_operation()} has a time limit by a {type(clock).__name__}, which stands still in this virtual run; "
+            "give its pipeline clock=, or use holdfast.testing.on_clock"
+        )
+        self._jumping.stranger = self._jumping.stranger or error
+        return error
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts

@@ -4,15 +4,17 @@ With pytest, the fixture ``virtual_clock`` and the setting ``holdfast_task_leaks
 """
 
 from holdfast.core.clock import VirtualClock
-from holdfast.testing.clocks import InstantClock, without_waiting
-from holdfast.testing.faults import failing, fresh, slowed
+from holdfast.testing.clocks import InstantClock, on_clock, without_waiting
+from holdfast.testing.faults import failing, slowed
 from holdfast.testing.interleave import Explored, OrderFailed, every_order
 from holdfast.testing.leaks import TaskLeak, no_task_leaks
 from holdfast.testing.recording import Attempt, CallRecord, Recording, recorded
+from holdfast.testing.renewal import fresh
 
 __all__ = [
     "VirtualClock",
     "InstantClock",
+    "on_clock",
     "without_waiting",
     "recorded",
     "Recording",

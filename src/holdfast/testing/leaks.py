@@ -14,29 +14,36 @@ NAMED_LIMIT: Final = 10
 
 
 class TaskLeak(AssertionError):
-    """Tasks were left running: ``tasks`` are cancelled by then."""
+    """``tasks`` were left running. They are cancelled by then; a note says when some did not end for all that."""
 
     def __init__(self, tasks: list["asyncio.Task[Any]"]) -> None:
         self.tasks = tasks
-        places = [f"{task.get_name()} at {_place(task)}" for task in tasks[:NAMED_LIMIT]]
-        more = "" if len(tasks) <= NAMED_LIMIT else f" and {len(tasks) - NAMED_LIMIT} more"
-        super().__init__(f"{len(tasks)} task(s) left running: {'; '.join(places)}{more}; await or cancel them")
+        super().__init__(f"{_named(tasks)}; await or cancel them")
 
 
 @asynccontextmanager
 async def no_task_leaks() -> AsyncIterator[None]:
     """Raise ``TaskLeak`` when tasks that were started in the block are still running at its end.
 
-    They are cancelled then, so that they do not disturb the next test. An exception of the block comes first.
+    They are cancelled then, so that they do not disturb the next test, and get ``CANCEL_SECONDS`` to end. An
+    exception of the block comes first: the same is done, but what comes out is that exception, with a note of the
+    tasks. A cancellation while they end gets out at once. ``RuntimeError`` where no asyncio loop runs.
     """
     before = asyncio.all_tasks()
-    yield
+    try:
+        yield
+    except (GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise  # nobody runs this any more, or the loop is about to end, and whoever runs it ends the tasks
+    except BaseException as error:
+        left = await _left(before)
+        if left:
+            error.add_note(_named(left))
+            await _end(left, error)
+        raise
     left = await _left(before)
     if left:
         leak = TaskLeak(left)  # made while the tasks still stand where they wait
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=CANCEL_SECONDS)
+        await _end(left, leak)
         raise leak
 
 
@@ -45,8 +52,27 @@ async def _left(before: set["asyncio.Task[Any]"]) -> list["asyncio.Task[Any]"]:
         left = asyncio.all_tasks() - before
         if not left:
             return []
-        await asyncio.sleep(0)
-    return sorted(left, key=lambda task: task.get_name())
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            for task in left:
+                task.cancel()
+            raise
+    return sorted(asyncio.all_tasks() - before, key=lambda task: task.get_name())
+
+
+async def _end(left: list["asyncio.Task[Any]"], error: BaseException) -> None:
+    for task in left:
+        task.cancel()
+    _, stuck = await asyncio.wait(left, timeout=CANCEL_SECONDS)
+    if stuck:
+        error.add_note(f"{len(stuck)} of them had not ended {CANCEL_SECONDS:g} s after their cancellation")
+
+
+def _named(tasks: list["asyncio.Task[Any]"]) -> str:
+    places = [f"{task.get_name()} at {_place(task)}" for task in tasks[:NAMED_LIMIT]]
+    more = "" if len(tasks) <= NAMED_LIMIT else f" and {len(tasks) - NAMED_LIMIT} more"
+    return f"{len(tasks)} task(s) left running: {'; '.join(places)}{more}"
 
 
 def _place(task: "asyncio.Task[Any]") -> str:

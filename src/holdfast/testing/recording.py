@@ -1,18 +1,18 @@
 """What became of the calls that went through a pipeline: "this call was retried twice"."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
-from holdfast.core.call import AsyncHandler, Call, Handler, Verdict
+from holdfast.core.call import Call, Verdict
 from holdfast.core.errors import Rejected
-from holdfast.core.pipeline import Pipeline, pipeline_of
-from holdfast.core.policy import Policy
-from holdfast.core.settings import PolicySettings
+from holdfast.core.fuse import Around, Fragment
+from holdfast.testing.stage import Extra, Place, Target, added, pipeline_under
 
 RECORDS_LIMIT: Final = 100_000
 """Calls that one recording holds; more are an error of the test."""
@@ -82,7 +82,7 @@ class Recording:
 
 
 @contextmanager
-def recorded(target: "Pipeline | Callable[..., Any]") -> Iterator[Recording]:
+def recorded(target: Target) -> Iterator[Recording]:
     """Record the calls through ``target`` (a pipeline, or a function decorated with one) that begin in the block.
 
     ::
@@ -90,82 +90,68 @@ def recorded(target: "Pipeline | Callable[..., Any]") -> Iterator[Recording]:
         with recorded(fetch) as calls:
             await fetch("book")
         assert calls.last.retries == 2
+
+    A ``guard()`` block is a call with one attempt and no result.
     """
-    pipeline = target if isinstance(target, Pipeline) else pipeline_of(target)
     recording = Recording()
-    outside, inside = _Outside(recording), _Inside(recording)
-    pipeline.replace(outside, *pipeline.policies, inside)
-    try:
+    with added(pipeline_under(target), _Outside(recording), _Inside(recording)):
         yield recording
-    finally:
-        pipeline.replace(*(policy for policy in pipeline.policies if policy not in (outside, inside)))
 
 
-class _Probe(Policy[PolicySettings]):
-    """Runs ``begin`` before and ``end`` after what is inside, whatever happens there."""
+class _Probe(Extra):
+    """Runs ``enter`` before and ``end`` after what is inside, whatever happens there."""
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        super().__init__(PolicySettings(name=self.kind))
+        super().__init__()
 
-    def begin(self, call: Call) -> Any:
+    def end(self, call: Call, token: Any, result: Any, error: BaseException | None) -> None:
         raise NotImplementedError
 
-    def end(self, call: Call, record: Any, result: Any, error: BaseException | None) -> None:
-        raise NotImplementedError
+    def exit(self, call: Call, token: Any) -> None:
+        # Only a block's: calls pass through the fragment. A hook that calls __exit__ by hand tells the verdict only.
+        self.end(call, token, None, sys.exception())
 
-    def wrap(self, inner: Handler) -> Handler:
-        def run(call: Call) -> Any:
-            record = self.begin(call)
-            try:
-                result = inner(call)
-            except BaseException as error:
-                self.end(call, record, None, error)
-                raise
-            self.end(call, record, result, None)
-            return result
+    def fragment(self, asynchronous: bool) -> Fragment:
+        def returned(call: Call, token: Any) -> None:
+            # A gate is not told the result, and only a gate may stand around a block: the generated function that
+            # calls this has it in a local variable of that name.
+            self.end(call, token, sys._getframe(1).f_locals["result"], None)
 
-        return run
+        def raised(call: Call, token: Any, error: BaseException) -> None:
+            self.end(call, token, None, error)
 
-    def wrap_async(self, inner: AsyncHandler) -> AsyncHandler:
-        async def run(call: Call) -> Any:
-            record = self.begin(call)
-            try:
-                result = await inner(call)
-            except BaseException as error:
-                self.end(call, record, None, error)
-                raise
-            self.end(call, record, result, None)
-            return result
-
-        return run
+        return Around(self.enter, returned, raised)
 
 
 class _Outside(_Probe):
     kind = "recording"
+    place = Place.OUTSIDE
 
-    def begin(self, call: Call) -> Any:
+    def enter(self, call: Call) -> Any:
         if len(self.recording.calls) >= RECORDS_LIMIT:
             raise RuntimeError(f"more than {RECORDS_LIMIT} calls in one recording; record a smaller part of the test")
         record = CallRecord(call.operation, call.clock.now())
         self.recording.calls.append(record)
         return record, _records.set({**_records.get(), id(self.recording): record})
 
-    def end(self, call: Call, begun: Any, result: Any, error: BaseException | None) -> None:
-        record, token = begun
-        _records.reset(token)
+    def end(self, call: Call, token: Any, result: Any, error: BaseException | None) -> None:
+        record, before = token
         record.ended, record.result, record.error = call.clock.now(), result, error
+        with suppress(ValueError):  # a coroutine that nobody awaits any more is closed from outside its task
+            _records.reset(before)
 
 
 class _Inside(_Probe):
     kind = "attempts"
+    place = Place.ATTEMPT
 
-    def begin(self, call: Call) -> Attempt:
+    def enter(self, call: Call) -> Attempt:
         attempt = Attempt(call.clock.now())
         record = _records.get().get(id(self.recording))
         if record is not None:  # else the call began before the recording
             record.attempts.append(attempt)
         return attempt
 
-    def end(self, call: Call, record: Attempt, result: Any, error: BaseException | None) -> None:
-        record.ended, record.verdict, record.error = call.clock.now(), call.verdict, error
+    def end(self, call: Call, token: Attempt, result: Any, error: BaseException | None) -> None:
+        token.ended, token.verdict, token.error = call.clock.now(), call.verdict, error
