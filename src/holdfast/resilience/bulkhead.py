@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from holdfast.core.call import Call
+from holdfast.core.duration import Duration
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
@@ -30,7 +31,7 @@ class BulkheadSettings(GateSettings, frozen=True):
 
     limit: Annotated[int, about("Calls at the same time.", ge=1)] = 25
     queue: Annotated[int, about("Calls that may wait for their turn.", ge=0, le=QUEUE_LIMIT)] = 0
-    max_wait: Annotated[Seconds, about("How long a call may wait; never past its deadline.", gt=0)] = 1.0
+    max_wait: Annotated[Seconds, about("How long a call may wait; never past its deadline.", gt=0)] = Duration(1.0)
     order: Annotated[
         Literal["fifo", "lifo"],
         about("Who is served first: the one that has waited longest, or the newest."),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 from holdfast.core.call import Call
 from holdfast.core.context import current, current_deadline
+from holdfast.core.duration import Duration
 from holdfast.core.errors import CallCancelled, ConfigError, DeadlineExceeded, Rejected
 from holdfast.core.event import Event
 from holdfast.core.fuse import Again, Fragment
@@ -51,7 +52,7 @@ REASONS: Final[Mapping[str, str]] = {
 }
 """What may end a call that failed, and how its error tells it."""
 
-Delays: TypeAlias = Backoff | float | Sequence[float] | Mapping[str, Any]
+Delays: TypeAlias = Backoff | float | str | Sequence[float | str] | Mapping[str, Any]
 Budget: TypeAlias = RetryBudget | RetryBudgetSettings | Mapping[str, Any] | bool | None
 
 
@@ -126,7 +127,7 @@ class RetrySettings(PolicySettings, frozen=True):
             "Seconds that an error or result asks to wait. By default what HTTP, gRPC and refusals say.", reader=HOOK
         ),
     ] = None
-    retry_after_limit: Annotated[Seconds, about("Who asks to wait for longer gets no retry.")] = 60.0
+    retry_after_limit: Annotated[Seconds, about("Who asks to wait for longer gets no retry.")] = Duration(60.0)
     random: Annotated[system.Random | Chance | None, about("Where the jitter comes from.", reader=CHANCE)] = None
 
     def check(self) -> None:

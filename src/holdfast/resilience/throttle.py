@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from holdfast.core.call import FAILED, IGNORED, OK, Call
 from holdfast.core.clock import SYSTEM, Clock
+from holdfast.core.duration import Duration
 from holdfast.core.errors import Overloaded
 from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
@@ -32,10 +33,12 @@ class ThrottleSettings(GateSettings, frozen=True):
         float | None, about("What k falls to, by and by, for each part of the window in which nothing went well.", ge=1)
     ] = None
     min_calls: Annotated[int, about("With fewer calls than this it refuses none.", ge=1)] = 20
-    window: Annotated[Seconds, about("It goes by the calls of so long.", gt=0)] = 10.0
+    window: Annotated[Seconds, about("It goes by the calls of so long.", gt=0)] = Duration(10.0)
     buckets: Annotated[int, about("Parts of the window: it moves on by one at a time.", ge=1, le=BUCKETS_LIMIT)] = 10
     cap: Annotated[float, about("It never refuses more than this share of the calls.", ge=0, le=1)] = 0.95
-    pass_every: Annotated[Seconds, about("One call passes, whatever the odds, when none has for so long.", gt=0)] = 1.0
+    pass_every: Annotated[Seconds, about("One call passes, whatever the odds, when none has for so long.", gt=0)] = (
+        Duration(1.0)
+    )
     seed: Annotated[int | None, about("Where its randomness begins; by default anywhere.")] = None
 
     def check(self) -> None:
