@@ -80,6 +80,26 @@ def test_threads_that_ask_for_each_other_all_end(make: Callable[..., Policy[Any]
     assert policy.snapshot().get("under_way", 0) == 0
 
 
+def test_a_circle_that_never_ends_is_a_recursion_error() -> None:
+    policy = SingleFlight(key=by_first)
+
+    @policy
+    async def ask(number: int) -> int:
+        return await ask(1 - number)
+
+    @policy
+    def ask_sync(number: int) -> int:
+        return ask_sync(1 - number)
+
+    async def main() -> list[Any]:
+        return list(await asyncio.gather(ask(0), ask(1), return_exceptions=True))
+
+    assert [type(error) for error in asyncio.run(main())] == [RecursionError] * 2
+    with pytest.raises(RecursionError):
+        ask_sync(0)
+    assert policy.snapshot()["under_way"] == 0
+
+
 def test_a_circle_may_go_through_two_policies() -> None:
     one, two = SingleFlight(name="one"), SingleFlight(name="two")
     begun: list[str] = []
