@@ -24,6 +24,10 @@ WORDS: Final = {
 EXAMPLES: Final = "100/s, 5/m, 1000/h, 1/10s"
 TEXT_LIMIT: Final = 64
 """Characters; no sensible rate is longer."""
+SLOWEST: Final = 1e-18
+"""A second, less than one in the age of the universe. What is computed from slower rates overflows."""
+FASTEST: Final = 1e24
+"""A second; so with faster ones."""
 
 _COUNT: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -71,10 +75,11 @@ class Rate(float):
 def parse_rate(value: Any) -> Rate:
     """The rate meant by ``value``: a number is per second, text is a count, a slash and a duration or a unit.
 
-    Raises ``ValueError`` for anything that is not more than zero, not finite, or not of that form; its text
-    shows the value and examples.
+    Raises ``ValueError`` for anything that is not more than zero, not from ``SLOWEST`` to ``FASTEST``, or not of
+    that form; its text shows the value and examples.
     """
     if isinstance(value, Rate):
+        _checked(value.count, value.period, value)
         return value
     if isinstance(value, bool):
         raise _refusal(value, "it is true or false")
@@ -115,8 +120,10 @@ def _checked(count: float, period: float, shown: object) -> Rate:
         raise _refusal(shown, "it is out of range") from None
     if not math.isfinite(rate):
         raise _refusal(shown, "it is not finite")
-    if rate <= 0:
+    if rate <= 0 or rate.period <= 0:
         raise _refusal(shown, "it is not more than zero")
+    if not SLOWEST <= rate <= FASTEST:
+        raise _refusal(shown, "it is out of range")
     return rate
 
 
