@@ -1,6 +1,5 @@
 """RateLimit: so many calls in so much time, for everybody or for each key, at once or after a wait."""
 
-import asyncio
 from collections.abc import Callable, Hashable
 from math import inf
 from operator import attrgetter
@@ -17,8 +16,8 @@ from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Gate, accepts
 from holdfast.resilience.rates import Meter, TokenBucket
 from holdfast.resilience.rates.book import MAIN, Book
-from holdfast.resilience.rates.line import Bell, TaskBell, ThreadBell
-from holdfast.resilience.rates.meter import GRAIN
+from holdfast.resilience.rates.line import LATENESS, Bell, TaskBell, ThreadBell, thread_bell
+from holdfast.resilience.rates.meter import GRAIN, check_amount, checked_patience
 from holdfast.resilience.rates.reservation import Reservation
 from holdfast.resilience.rates.settings import RateLimitSettings
 from holdfast.resilience.rates.token_bucket import quota
@@ -65,19 +64,21 @@ class RateLimit(Gate[RateLimitSettings]):
 
     def apply(self, settings: RateLimitSettings) -> None:
         self._clock = settings.clock or self._clock
-        now = self._clock.now()
-        book = self._book
-        book.apply(settings.terms(now), settings.max_keys, now)
-        main = book.main
         self._keyed = bool(settings.per or settings.key or settings.tier)
-        self._key = attrgetter(settings.per) if settings.per else settings.key or _no_key
+        self._key = attrgetter(settings.per) if settings.per else settings.key or _nothing
         self._tier = attrgetter(settings.tier) if isinstance(settings.tier, str) else settings.tier
-        self._table, self._tiers, self._terms = book.table, book.terms, book.terms[MAIN]
         self._max_wait = float(settings.max_wait)
         self._strict = not settings.observe
         self._patience = 0.0 if self._strict else self._max_wait
         self.waits = self._max_wait > 0 and not settings.observe
-        # What may be used without a lock. Else they are what gives nothing, and _decide has the word.
+        now = self._clock.now()
+        self._book.apply(settings.terms(now), settings.max_keys, now, self._shorten)
+
+    def _shorten(self) -> None:
+        """What may be used without a lock. Else they are what gives nothing, and _decide has the word."""
+        book = self._book
+        main = book.main
+        self._table, self._tiers, self._terms = book.table, book.terms, book.terms[MAIN]
         closed = TokenBucket(msgspec.structs.replace(self._terms))
         closed.close()
         self._main = main if main.atomic else closed
@@ -113,7 +114,7 @@ class RateLimit(Gate[RateLimitSettings]):
                     return None
             elif after != inf:
                 terms = bucket.terms
-                if call.cost <= terms.limit and self._strict:
+                if 0 <= call.cost <= terms.limit and self._strict:
                     facts = quota, terms, earned - spent
                     wait = (after - earned) / bucket.rate + GRAIN
                     raise self.counted(call, RateLimited(self.name, terms.text, wait, facts))
@@ -149,7 +150,7 @@ class RateLimit(Gate[RateLimitSettings]):
 
     def admit(self, call: Call) -> None:
         if not self._bucket.take(call.now, call.cost):
-            self._pause(self._line_up(call, *self._place(call), self._max_wait, _thread_bell()), call)
+            self._pause(self._line_up(call, *self._place(call), self._max_wait, thread_bell()), call)
 
     async def admit_async(self, call: Call) -> None:
         if not self._bucket.take(call.now, call.cost):
@@ -181,7 +182,7 @@ class RateLimit(Gate[RateLimitSettings]):
         """
         call = bare_call(self.name, clock=self._clock, key=key, cost=n, deadline=current_deadline())
         patience = self._max_wait if timeout is None else timeout
-        return self._pause(self._line_up(call, key, tier, patience, _thread_bell()), call)
+        return self._pause(self._line_up(call, key, tier, patience, thread_bell()), call)
 
     async def acquire_async(
         self, n: float = 1.0, timeout: float | None = None, *, key: Hashable = None, tier: str = MAIN
@@ -197,14 +198,14 @@ class RateLimit(Gate[RateLimitSettings]):
         Raises ``RateLimited`` when that is not possible.
         """
         call = bare_call(self.name, clock=self._clock, key=key, cost=n)
-        return self._booked(call, key, tier, timeout, "its turn would come too late")
+        return self._booked(call, key, tier, checked_patience(timeout), "its turn would come too late")
 
     def cancel(self, reservation: Reservation) -> float:
         """It will not be used: give back what can be given back, and say how much that was.
 
         Nothing once its time has come; and not what others have reserved after it, who keep their times.
         """
-        if not reservation.claim():
+        if not reservation.claim(self._book):
             return 0.0
         return self._book.cancel(self._clock.now(), reservation)
 
@@ -213,8 +214,8 @@ class RateLimit(Gate[RateLimitSettings]):
 
         What is missing is taken in any case: the limit goes into debt, and the next calls pay.
         """
-        _check(actual)
-        if not reservation.claim():
+        check_amount(actual)
+        if not reservation.claim(self._book):
             return 0.0
         return self._book.settle(self._clock.now(), reservation, actual - reservation.cost)
 
@@ -270,6 +271,7 @@ class RateLimit(Gate[RateLimitSettings]):
         """
         left = call.deadline - call.now - WORTHWHILE
         reason = ""
+        patience = checked_patience(patience)
         if patience > 0:
             reason = f"its turn would come after more than {patience:g} s"
             if left < patience:
@@ -282,6 +284,7 @@ class RateLimit(Gate[RateLimitSettings]):
         place = None
         try:
             place = self._booked(call, key, tier, patience, reason, None if self.settings.observe else bell)
+            place.until = call.now + patience + LATENESS
             if self.settings.observe:
                 place.delay = 0.0
             return place
@@ -294,7 +297,7 @@ class RateLimit(Gate[RateLimitSettings]):
     ) -> Reservation:
         meter, wait, mark = self._reserve(call, key, tier, patience, bell)
         if mark is not None:
-            return Reservation(call.cost, call.now + wait, wait, key, meter, mark)
+            return Reservation(call.cost, call.now + wait, wait, key, meter, mark, self._book)
         self.refuse(call, self._refusal(meter, call, wait, reason or meter.terms.text))
         return Reservation(0.0, call.now, 0.0, key)
 
@@ -312,7 +315,7 @@ class RateLimit(Gate[RateLimitSettings]):
     def _refusal(self, meter: Meter, call: Call, wait: float, reason: str) -> RateLimited:
         quota = meter.quota(call.now)
         if wait == inf:
-            _check(call.cost)
+            check_amount(call.cost)
             reason = f"{call.cost:g} at once is more than the limit of {quota['limit']:g}"
             return RateLimited(self.name, reason, None, quota)
         return RateLimited(self.name, reason, wait, quota)
@@ -360,34 +363,28 @@ class RateLimit(Gate[RateLimitSettings]):
 
     def _rest(self, place: Reservation, call: Call) -> float:
         """How long to sleep, 0.0 when its turn has come. Raises ``RateLimited`` when it comes too late after all."""
-        now = call.now = call.clock.now()
-        if now >= call.deadline:
-            reason = "its deadline passed while it waited"
-            self.refuse(call, RateLimited(self.name, reason, None, self._book.quota(now, place.key, place.tier)))
-        rest = self._book.rest(place, now)
-        if rest > 0:
+        now = call.clock.now()
+        place.when -= max(call.now - now, 0.0)  # a clock that was set back
+        call.now = now
+        rest = self._book.rest(place, now, call.clock)
+        if now >= call.deadline or (rest and now + rest > place.until):
+            changed = "its turn would come too late since the limit was changed"
+            reason = changed if now < call.deadline else "its deadline passed while it waited"
+            retry_after = rest if 0 < rest < inf else None
+            quota = self._book.quota(now, place.key, place.tier)
+            self.refuse(call, RateLimited(self.name, reason, retry_after, quota))
+            # It only observes by now.
+            self._book.abandon(place, now)
+            place.open, rest = False, 0.0
+        if rest:
             return min(rest, call.deadline - now)
         place.when = now
         self.waited += 1
         return 0.0
 
 
-def _thread_bell() -> type[ThreadBell] | None:
-    """What wakes this thread; None where it must not sleep, since an event loop runs in it."""
-    return ThreadBell if asyncio._get_running_loop() is None else None
-
-
-def _nothing(key: Hashable) -> None:
-    """The meter of ``key`` when meters cannot be used without a lock."""
-
-
-def _no_key(call: Call) -> None:
-    """The key of ``call`` when there are tiers only."""
-
-
-def _check(n: float) -> None:
-    if not 0 <= n < inf:
-        raise ValueError(f"a cost of {n!r} makes no sense; give 0 or more")
+def _nothing(_: object) -> None:
+    """The key of a call when there are tiers only, or the meter of a key when none can be used without a lock."""
 
 
 def _raise(error: RateLimited | None) -> None:

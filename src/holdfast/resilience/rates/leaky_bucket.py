@@ -15,7 +15,7 @@ from holdfast.resilience.rates.meter import GRAIN, NEVER, Meter, Terms
 class LeakyBucket(Meter):
     """See the module. The state is the time at which the next use may begin."""
 
-    __slots__ = ("free", "interval", "shift")
+    __slots__ = ("free", "interval", "last", "shift")
 
     bursts = False
 
@@ -23,6 +23,8 @@ class LeakyBucket(Meter):
         super().__init__(terms)
         self.interval = 1 / terms.rate
         self.free = NEVER
+        # When the last one in the line begins.
+        self.last = NEVER
         # Marks are counted in intervals from ``shift`` on, so that they outlive other terms and clocks.
         self.shift = 0.0
 
@@ -56,6 +58,7 @@ class LeakyBucket(Meter):
         after = start + n * self.interval
         self.seen = now
         self.free = after
+        self.last = start
         return wait if wait > GRAIN else 0.0, (after - self.shift) / self.interval
 
     def cancel(self, now: float, n: float, when: float, mark: float) -> float:
@@ -92,10 +95,10 @@ class LeakyBucket(Meter):
             at = self.seen
         interval = 1 / terms.rate
         before = self.free
-        after = at
-        if before > at:
-            # What lies ahead leaves at the new rate.
-            after = at + (before - at) / self.interval * interval
+        after = begin = self.last if at < self.last < before else at
+        if before > begin:
+            # Those in the line keep their times, and nobody goes before them. What lies behind leaves at the new rate.
+            after = begin + (before - begin) / self.interval * interval
         self.shift = at - (at - self.shift) / self.interval * interval
         self.free = after
         self.seen = at
@@ -105,6 +108,7 @@ class LeakyBucket(Meter):
     def rewind(self, seconds: float) -> None:
         self.seen -= seconds
         self.free -= seconds
+        self.last -= seconds
         self.shift -= seconds
 
     def retire(self, now: float) -> bool:

@@ -30,20 +30,28 @@ class Bell(Protocol):
 
 
 class ThreadBell:
-    """For a thread."""
+    """For a thread. A signal handler may ring it in the middle of ``wait``, which an ``Event`` would not survive."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_silence",)
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._silence = threading.Lock()
+        self._silence.acquire()
 
     def ring(self) -> None:
-        self._event.set()
+        try:
+            self._silence.release()
+        except RuntimeError:  # it rings already
+            return
 
     def wait(self, seconds: float) -> None:
         """Block until it rings, ``seconds`` of real time at most."""
-        self._event.wait(min(seconds, threading.TIMEOUT_MAX))
-        self._event.clear()
+        self._silence.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+
+def thread_bell() -> type[ThreadBell] | None:
+    """What wakes this thread; None where it must not sleep, since an event loop runs in it."""
+    return ThreadBell if asyncio._get_running_loop() is None else None
 
 
 class TaskBell:
@@ -138,6 +146,8 @@ class Line:
             if head.bell is not None:
                 level = self._spilt(level, now)
             if self._due(head, level, now) > now + GRAIN:
+                if head.bell is not None and head.n > self.meter.terms.limit:
+                    head.bell.ring()  # there will never be enough under other terms: he is to go away
                 break
             del self._places[head]
             self._total -= head.n
@@ -153,13 +163,18 @@ class Line:
             watch.bell.ring()
 
     def rest(self, place: Place, now: float) -> float:
-        """How long its owner, who calls this, may sleep if nobody wakes him before; 0.0 when he has been served."""
+        """How long its owner, who calls this, may sleep if nobody wakes him before; 0.0 when he has been served.
+
+        ``inf`` when he will never be, since he wants more than the limit is now.
+        """
         shortest = 0.0 if place.armed == inf else NAP
         place.armed = NEVER  # he is awake
         self.serve(now)
         head = self._head()
         if place.served or head is None:
             return 0.0
+        if place.n > self.meter.terms.limit:
+            return inf
         due = self._due(head, self.meter.left(now) + self._total, now)
         if place is not self._watch():
             due = max(due, place.when)
@@ -175,6 +190,12 @@ class Line:
             self.meter.settle(now, None, spilt)
             back -= spilt
         return back
+
+    def rewind(self, seconds: float) -> None:
+        """The clock was set back by so many seconds."""
+        for place in self._places:
+            place.when -= seconds
+            place.armed -= seconds
 
     def _head(self) -> Place | None:
         return next(iter(self._places), None)
@@ -194,6 +215,7 @@ class Line:
     def _due(self, place: Place, level: float, now: float) -> float:
         """When there is enough for ``place``, if it is at the head."""
         rate = self.meter.terms.rate
-        missing = place.n - level
+        # A reservation is used at its time, also when the limit is smaller by then: those behind it pay.
+        missing = (place.n if place.bell is not None else min(place.n, self.meter.terms.limit)) - level
         due = now if missing <= rate * GRAIN else now + missing / rate
         return max(due, place.when if place.bell is None else NEVER)

@@ -7,7 +7,7 @@ only go up; a time before the last one is taken for the last one, so a late stam
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from math import inf
+from math import inf, isnan
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -44,6 +44,19 @@ class Terms(msgspec.Struct, frozen=True, eq=False):
     def same(self, other: "Terms") -> bool:
         """Whether ``other`` says the same, whenever it began."""
         return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
+
+
+def check_amount(n: float) -> None:
+    """Raise ``ValueError`` unless ``n`` can be used."""
+    if not 0 <= n < inf:
+        raise ValueError(f"a cost of {n!r} makes no sense; give 0 or more")
+
+
+def checked_patience(seconds: float) -> float:
+    """``seconds`` to wait; less than none is none. ``ValueError`` for what is no number."""
+    if isnan(seconds):
+        raise ValueError(f"a timeout of {seconds!r} makes no sense; give seconds")
+    return max(seconds, 0.0)
 
 
 class Meter(ABC):
@@ -105,6 +118,13 @@ class Meter(ABC):
 
         That is a use of less than nothing at the time ``now``: with it counted in, the promises hold.
         """
+
+    def owe(self, now: float, used: float, debt: float) -> None:
+        """A new one takes the place of another, of which ``used`` counts, and whose waiters will use ``debt`` more.
+
+        They go at the rate of this one, and nobody finds anything in it before they have gone.
+        """
+        self.settle(now, None, used + debt)
 
     @abstractmethod
     def left(self, now: float) -> float:

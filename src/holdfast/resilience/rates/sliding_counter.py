@@ -122,6 +122,10 @@ class SlidingCounter(Meter):
         self.count = count
         return -extra
 
+    def owe(self, now: float, used: float, debt: float) -> None:
+        self.count = used
+        self.origin = self.booked = now + debt / self.terms.rate
+
     def left(self, now: float) -> float:
         if now < self.seen:
             now = self.seen

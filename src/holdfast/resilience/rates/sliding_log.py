@@ -74,6 +74,9 @@ class SlidingLog(Meter):
             return 0.0
         return -extra
 
+    def owe(self, now: float, used: float, debt: float) -> None:
+        self._remember(now + debt / self.terms.rate, used)
+
     def left(self, now: float) -> float:
         now = max(now, self.seen)
         gone = now - self.terms.period + GRAIN

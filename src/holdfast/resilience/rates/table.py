@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -67,18 +68,39 @@ class Table:
 
     def _look_at(self, count: int, now: float) -> None:
         for _ in range(min(count, len(self._ring))):
+            if not self._ring:  # there were more than one that had changed
+                break
             key = self._ring.popleft()
-            if self._meters[key].retire(now):
+            try:
+                meter = self._meters.get(key)
+            except Exception:  # what a key raises is no concern of whoever comes with another one
+                meter = None
+            if meter is None:
+                self._drop_changed(key)
+            elif meter.retire(now):
                 del self._meters[key]
                 self.evicted += 1
             else:
                 self._ring.append(key)
 
+    def _drop_changed(self, changed: Hashable) -> None:
+        """Forget ``changed``, whose hash is not what it was. No lookup finds it, so all others are put in anew."""
+        kept: dict[Hashable, Meter] = {}
+        for key, meter in self._meters.items():
+            with suppress(Exception):  # as above
+                if key is not changed:
+                    kept[key] = meter
+        self.evicted += len(self._meters) - len(kept)
+        self._meters.clear()
+        self._meters.update(kept)
+        self._ring = deque(kept)
+
 
 def carried(meter: Meter, terms: Terms, now: float) -> Meter:
-    """A meter that goes by ``terms`` and has what ``meter`` has left, which is not to be used any more.
+    """A meter that goes by ``terms`` and has what ``meter`` has left, which is not to be used by others any more.
 
-    That is the same one where it can be; a new one when that is as good, or the algorithm is another one.
+    That is the same one where it can be; a new one when that is as good, or the algorithm is another one. Those that
+    wait at the old one go on there, and the new one counts what they will use.
     """
     at = terms.since if meter.terms.name == terms.name else now
     if meter.retire(at):
@@ -86,9 +108,10 @@ def carried(meter: Meter, terms: Terms, now: float) -> Meter:
     if type(meter) is terms.meter:
         meter.move(at, terms)
         return meter
-    used = meter.terms.limit - meter.left(at)
-    if used <= meter.terms.limit:  # else somebody waits for it, and nobody else finds anything in it
-        meter.close()
+    left = meter.left(at)
+    debt = max(-left, (meter.due - at) * terms.rate, 0.0)
     new = terms.meter(terms)
-    new.settle(at, None, min(max(used, 0.0), terms.limit))
+    new.owe(at, min(max(meter.terms.limit - left, 0.0), terms.limit), debt)
+    if not debt:
+        meter.close()
     return new
