@@ -116,8 +116,13 @@ def _same(value: Any, field: Field) -> bool:
     except ValueError:
         default = field.default
     # Things given in code may compare as they like, and one that is equal to all is still no default.
-    plain = type(value) in _PLAIN or isinstance(value, msgspec.Struct)
+    plain = type(value) in _PLAIN or isinstance(value, msgspec.Struct) or _has_unit(value)
     return bool(plain and type(value) is type(default) and value == default)
+
+
+def _has_unit(value: Any) -> bool:
+    """Whether it is a number that prints as people write it: a duration, a size, a rate."""
+    return isinstance(value, float | int) and type(value).__module__.startswith("holdfast.")
 
 
 def _text_of(field: Field, value: Any) -> str:
@@ -132,8 +137,8 @@ def _text(value: Any, depth: int) -> str:
         return value.__name__
     if value is None or type(value) in (bool, int, float, str):
         return _quoted(value) if type(value) is str else _cut(_digits(value))
-    if isinstance(value, float | int) and type(value).__module__.startswith("holdfast."):
-        return f'"{value}"'  # a number with a unit, as people write it
+    if _has_unit(value):
+        return f'"{value}"'
     if isinstance(value, msgspec.Struct) and hasattr(type(value), "owner"):
         return repr(value)
     if type(value) in (tuple, list) and depth and len(value) <= ITEMS_LIMIT:
