@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.core.clock import VirtualClock
@@ -247,8 +248,8 @@ def test_of_two_updates_at_the_same_time_one_wins_wholly() -> None:
             return real(limit)
 
         sieve.bound = slow  # type: ignore[method-assign]
-        first = threading.Thread(target=policy.update, kwargs={bound: 1}, daemon=True)
-        second = threading.Thread(target=policy.update, kwargs={bound: 3}, daemon=True)
+        wanted = [msgspec.structs.replace(policy.settings, **{bound: limit}) for limit in (1, 3)]
+        first, second = (threading.Thread(target=policy.replace_settings, args=(one,), daemon=True) for one in wanted)
         first.start()
         assert entered.wait(PATIENCE)
         second.start()

@@ -1,6 +1,7 @@
 """Old results: served while a new one is fetched, and when it cannot be had (RFC 5861)."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -169,6 +170,81 @@ def test_who_waits_for_somebody_elses_execution_gets_the_old_result_at_its_own_d
     clock.run(main())
     assert len(asked) == 2
     assert outside.verdicts == [OK, FAILED, OK]
+
+
+def test_a_thread_that_waits_for_another_gets_the_old_result_at_its_own_deadline() -> None:
+    clock, outside = VirtualClock(), Witness()
+    may_end, begun = threading.Event(), threading.Event()
+    cache = Cache(10, stale_if_error=1000, pause=0, jitter=0)
+
+    @Pipeline("x", outside, cache, clock=clock)
+    def slow() -> str:
+        if cache.snapshot()["loads"] == 1:
+            return "old"
+        begun.set()
+        assert may_end.wait(30)
+        return "new"
+
+    assert slow() == "old"
+    clock.advance(10)
+    patient = threading.Thread(target=slow, daemon=True)
+    patient.start()
+    assert begun.wait(30)
+    with use_deadline(clock.now()):
+        assert slow() == "old"
+    assert outside.verdicts == [OK, FAILED]
+    may_end.set()
+    patient.join(30)
+    assert slow() == "new"
+
+
+def test_an_answer_to_what_was_asked_before_drops_no_result_that_came_after(run_async: RunAsync) -> None:
+    work, cache = Work(), Cache()
+    call = Pipeline("x", cache, classify=Classifier(record=(OSError,)))(work)
+
+    async def main() -> None:
+        before = start(call)
+        await until(lambda: work.begun)
+        cache.clear()
+        after = start(call)
+        await until(lambda: len(work.begun) == 2)
+        work.finish(1, "new")
+        assert await after == "new"
+        work.finish(0, LookupError("nobody yet"))
+        with pytest.raises(LookupError):
+            await before
+        assert await call() == "new"
+        assert len(work.begun) == 2
+
+    run_async(main())
+
+
+def test_an_old_result_that_is_asked_for_outlives_those_that_are_not() -> None:
+    clock, asked = VirtualClock(), list[Any]()
+    cache = Cache(10, stale=1000, entries=3, pause=1000, jitter=0)
+
+    async def load(key: Any) -> Any:
+        asked.append(key)
+        if asked.count("kept") > 1 and key == "kept":
+            raise OSError
+        return key
+
+    call = Pipeline("x", cache, clock=clock)(load)
+
+    async def main() -> None:
+        await call("kept")
+        for number in range(20):
+            await call(number)
+            await call("kept")  # fresh
+        assert asked.count("kept") == 1
+        clock.advance(10)
+        for number in range(20, 40):
+            await call(number)
+            assert await call("kept") == "kept"  # old
+            await turns()
+        assert asked.count("kept") == 2
+
+    clock.run(main())
 
 
 def test_a_cancelled_caller_gets_no_old_result(run_async: RunAsync) -> None:

@@ -13,7 +13,7 @@ from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.cache import Cache
 from holdfast.resilience.singleflight import SingleFlight
 from resilience.loops import RunAsync
-from resilience.witness import until, wait_for
+from resilience.witness import Witness, until, wait_for
 from resilience.work import Work, start
 
 PATIENCE = 30.0
@@ -117,6 +117,24 @@ def test_every_kind_of_exception_reaches_all_as_what_it_is(run_async: RunAsync, 
     run_async(main())
     assert [(type(error), error.args) for error in told] == [(type(failure), failure.args)] * 3
     assert len({id(error) for error in told}) == 3
+
+
+def test_the_end_of_an_execution_is_stamped_for_each_who_waited() -> None:
+    clock, outside = VirtualClock(), Witness()
+
+    async def slow(fails: bool) -> None:
+        await asyncio.sleep(10)
+        if fails:
+            raise ValueError
+
+    call = Pipeline("x", outside, SingleFlight(), clock=clock)(slow)
+
+    async def main() -> None:
+        await asyncio.gather(*(call(fails) for fails in (True, True, False, False)), return_exceptions=True)
+
+    began = clock.now()
+    clock.run(main())
+    assert [seen.now - began for seen in outside.calls] == [10] * 4
 
 
 def test_an_interrupt_of_the_program_goes_to_the_program_and_not_to_callers() -> None:

@@ -80,6 +80,29 @@ def test_threads_that_ask_for_each_other_all_end(make: Callable[..., Policy[Any]
     assert policy.snapshot().get("under_way", 0) == 0
 
 
+def test_one_who_asks_through_another_that_it_has_begun_does_not_wait_for_itself(run_async: RunAsync) -> None:
+    policy = SingleFlight(key=by_first)
+    begun: list[int] = []
+
+    @policy
+    async def ask(number: int) -> list[int]:
+        begun.append(number)
+        return [number] if len(begun) > 3 else [number, *await ask((number + 1) % 3)]
+
+    @policy
+    def ask_sync(number: int) -> list[int]:
+        begun.append(number)
+        return [number] if len(begun) > 3 else [number, *ask_sync((number + 1) % 3)]
+
+    async def main() -> None:
+        assert await ask(0) == [0, 1, 2, 0]
+        begun.clear()
+        context = copy_context()  # in a thread of its own, which does not show by who leads
+        assert await asyncio.to_thread(context.run, ask_sync, 0) == [0, 1, 2, 0]
+
+    run_async(main())
+
+
 def test_a_circle_that_never_ends_is_a_recursion_error() -> None:
     policy = SingleFlight(key=by_first)
 
