@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 from holdfast.core.call import Call
 from holdfast.core.context import current, current_deadline
 from holdfast.core.duration import Duration
-from holdfast.core.errors import CallCancelled, ConfigError, DeadlineExceeded, Rejected
+from holdfast.core.errors import CallCancelled, ConfigError, Rejected
 from holdfast.core.event import Event
 from holdfast.core.fuse import Again, Fragment
 from holdfast.core.kinds import Reader, Refused
@@ -27,6 +27,7 @@ from holdfast.resilience.retrying.backoff import (
 )
 from holdfast.resilience.retrying.budget import RetryBudget, RetryBudgetSettings
 from holdfast.resilience.retrying.pushback import pushback
+from holdfast.resilience.retrying.story import Delay, add_note, failure_of, is_refusal
 
 ATTEMPTS_LIMIT: Final = 1000
 """Attempts that a call may have."""
@@ -179,8 +180,9 @@ class Retry(Fused[RetrySettings]):
 
     Retried are the errors in ``on`` and results that the classifier calls failures; not what is marked as not
     idempotent, and no refusal that is not named. What comes out in the end is the last error itself, with a note
-    that says how often, how long, and what ended it. A delay that would not end before the deadline is not begun,
-    and a retry needs room in the budget. A cancellation goes through at once, also from a delay.
+    that says how often, how long, and what ended it; on a refusal it also tells the failure before. A delay that would
+    not end before the deadline is not begun, and a retry needs room in the budget. A cancellation goes through at
+    once, also from a delay.
 
     What is known of a call lives in the call's own frame: one policy serves any number of calls, threads and loops.
     In sync code a delay blocks its thread.
@@ -253,25 +255,25 @@ class Retry(Fused[RetrySettings]):
         if way is not None:
             return self._decide(call, error, way, tries, began, previous)
         if tries > 1:
-            self._give_up(call, error, NOT_RETRYABLE, tries, call.clock.now() - began)
+            self._give_up(call, error, NOT_RETRYABLE, tries, call.clock.now() - began, previous)
         return None
 
     def _after_result(self, call: Call, result: Any, tries: int, began: float, previous: float | None) -> float | None:
         if self.settings.on_result:
             return self._decide(call, result, self._results, tries, began, previous)
         if tries > 1:
-            self._give_up(call, result, NOT_RETRYABLE, tries, call.clock.now() - began)
+            self._give_up(call, result, NOT_RETRYABLE, tries, call.clock.now() - began, previous)
         return None
 
     def _way_of(self, error: Exception) -> _Way | None:
         if isinstance(error, self._never):
             return None
-        # Time that ran out for an attempt is the dependency's failure. Other refusals say: not now.
-        refusal = isinstance(error, Rejected) and not isinstance(error, DeadlineExceeded)
+        # Refusals say: not now.
+        refusal = is_refusal(error)
         for way in self._ways:
             if isinstance(error, way.refusals if refusal else way.errors):
                 when = self.settings.when
-                if getattr(error, "retryable", True) is False or (when is not None and not when(error)):
+                if _is_final(error) or (when is not None and not when(error)):
                     return None
                 return way
         return None
@@ -285,23 +287,24 @@ class Retry(Fused[RetrySettings]):
         if not reason:
             delay = next_delay(tries, way.backoff, way.jitter, self._chance, previous)
             asked = self._asked(call, outcome)
-            # Added, not the longer of both: all callers were told the same, and must not come back together.
-            delay += asked
             if asked > self.settings.retry_after_limit:
                 reason = PUSHBACK
-            elif now + delay >= current_deadline():
-                reason = DEADLINE
-            elif self.budget is not None and not self.budget.try_spend(now):
-                reason = BUDGET
+            else:
+                # Added, not the longer of both: all callers were told the same, and must not come back together.
+                delay += asked
+                if now + delay >= current_deadline():
+                    reason = DEADLINE
+                elif self.budget is not None and not self.budget.try_spend(now):
+                    reason = BUDGET
         if reason:
-            self._give_up(call, outcome, reason, tries, now - began)
+            self._give_up(call, outcome, reason, tries, now - began, previous)
             return None
         if tries == 1:
             self.retried += 1
         self.retries += 1
         if self.listeners.active:
             self._tell(Retried, call, outcome, tries, delay)
-        return delay
+        return Delay(delay, failure_of(outcome, previous))
 
     def _obstacle(self, call: Call, way: _Way, tries: int) -> str:
         if not call.idempotent and not self.settings.non_idempotent:
@@ -315,10 +318,15 @@ class Retry(Fused[RetrySettings]):
         asked = own(outcome) if own is not None else pushback(outcome, call.clock.wall())
         return asked if asked is not None and asked > 0 else 0.0
 
-    def _give_up(self, call: Call, outcome: Any, reason: str, tries: int, elapsed: float) -> None:
+    def _give_up(
+        self, call: Call, outcome: Any, reason: str, tries: int, elapsed: float, previous: float | None
+    ) -> None:
         self.gave_up[reason] += 1
         if isinstance(outcome, Exception):
-            _add_note(outcome, self.name, f"{tries} attempt{'s' * (tries > 1)} in {elapsed:.3g} s; {REASONS[reason]}")
+            story = f"{tries} attempt{'s' * (tries > 1)} in {elapsed:.3g} s; {REASONS[reason]}"
+            if isinstance(previous, Delay) and isinstance(outcome, Rejected):
+                story += f"; the failure before: {previous.failure}"
+            add_note(outcome, self.name, story)
         if self.listeners.active:
             self._tell(GaveUp, call, outcome, tries, reason)
 
@@ -345,6 +353,13 @@ def point_of_no_return() -> Iterator[None]:
         raise
 
 
+def _is_final(error: Exception) -> bool:
+    try:
+        return getattr(error, "retryable", True) is False
+    except Exception:  # whatever an odd error raises when it is looked at: its own failure is what counts
+        return False
+
+
 def _called_off() -> bool:
     """Whether nobody wants the work any more; also when a callee made an error of its own of the cancellation."""
     cancellation = current().cancellation
@@ -361,14 +376,3 @@ def _pause(call: Call, seconds: float) -> None:
 
 def _sleep(call: Call, seconds: float) -> Awaitable[None]:
     return call.clock.sleep(seconds)
-
-
-def _add_note(error: Exception, name: str, text: str) -> None:
-    """Tell the error's story. An error that is raised again and again, by many calls, tells the last one only."""
-    told = f"{name}: "
-    notes = [note for note in getattr(error, "__notes__", ()) if not str(note).startswith(told)]
-    try:
-        # Past the error's own __setattr__, which some classes lock.
-        object.__setattr__(error, "__notes__", [*notes, told + text])
-    except AttributeError:  # a class that has notes of its own kind; the error is worth more than the note
-        return
