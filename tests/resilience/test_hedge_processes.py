@@ -3,10 +3,14 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from math import inf
 
 import pytest
 
-from holdfast.resilience.racing.threads import Threads
+from holdfast.core.call import OK, bare_call
+from holdfast.resilience.racing.tasks import Outcome
+from holdfast.resilience.racing.threads import SIGNAL_SECONDS, Inbox, Threads
 
 PATIENCE = 30.0
 
@@ -101,3 +105,27 @@ def test_others_are_served_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch
     assert threads.run(done.set)
     assert done.wait(PATIENCE)
     threads.close()
+
+
+class DeafBell:
+    """A bell on which a wait does not hear what comes the moment before it, as with a signal."""
+
+    def __init__(self, come: Callable[[], None]) -> None:
+        self.waited: list[float] = []
+        self._come = come
+
+    def acquire(self, timeout: float) -> bool:
+        self.waited.append(timeout)
+        self._come()
+        return False
+
+
+def test_a_wait_lasts_a_second_at_a_stretch_so_that_no_signal_is_left_lying() -> None:
+    inbox = Inbox()
+    outcome = Outcome(OK, 0.0)
+    bell = DeafBell(lambda: inbox._items.append((bare_call(), outcome)))
+    inbox._bell = bell  # type: ignore[assignment]
+    found = inbox.get(inf)
+    assert found is not None
+    assert found[1] is outcome
+    assert bell.waited == [SIGNAL_SECONDS]

@@ -96,12 +96,15 @@ class Hedge(Policy[HedgeSettings]):
     not idempotent never are. Hedges need room in the budget; without it the first attempt goes on alone.
 
     An attempt is answered when the classifier says that the dependency works, be the answer a result or an error.
-    A failed attempt is not the end: the next one begins at once, and the others go on. When all have failed, the
-    first outcome counts; if it is an error, a note tells of the others. What counts stamps the call.
+    A failed attempt is not the end: the next one begins at once, and the others go on; unless it asks to come back
+    later. When all have failed, the first failure counts, and a refusal only when there is nothing else; if it is an
+    error, a note tells of the others. What counts stamps the call. What is no ``Exception``, such as an exit, ends
+    the call; but an attempt that cancels itself counts as a refusal when it is a hedge.
 
     Async: the first attempt runs in the caller's task, each further one in a task of its own, with a copy of
-    the context that the call began in. Losers are cancelled. Those in tasks get ``CLEANUP`` seconds to end; the first
-    attempt has to end before the call does. A cancellation from outside cancels all and gets out at once.
+    the context that the call began in. Losers are cancelled. Those in tasks get ``CLEANUP`` seconds to end, or half of
+    the time until the deadline; the first attempt has to end before the call does. A cancellation from outside cancels
+    all and gets out at once.
 
     Sync: all attempts run in threads of the policy, since nothing can interrupt the caller's. Losers are told by
     their ambient ``Cancellation``, and run on until they notice. At ``call.deadline`` the call raises

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS: Final = 30.0
 """A thread that had nothing to do for so long ends."""
+SIGNAL_SECONDS: Final = 1.0
+"""How long a wait lasts at a stretch: a signal that came the moment before it is handled only after it."""
 SUPERSEDED: Final = "another attempt was answered first"
 GIVEN_UP: Final = "nobody waits for it any more"
 
@@ -183,7 +185,7 @@ class Inbox:
             if left <= 0:
                 return None
             # Rung, perhaps for one that was taken already: look again.
-            self._bell.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+            self._bell.acquire(timeout=min(left, SIGNAL_SECONDS))
         return self._items.popleft()
 
     def close(self) -> None:
