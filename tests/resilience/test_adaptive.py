@@ -1,6 +1,5 @@
 import dis
 import threading
-from math import inf
 from typing import Any
 
 import pytest
@@ -218,7 +217,7 @@ def test_an_overload_begins_and_ends_once() -> None:
     assert [event.policy for event in events if isinstance(event, OverloadBegan | OverloadEnded)] == [
         "adaptive_limit"
     ] * 2
-    assert gate.snapshot()["threshold"] == inf
+    assert gate.snapshot()["threshold"] is None
 
 
 def test_listeners_are_not_called_under_the_lock() -> None:
@@ -252,10 +251,10 @@ def test_after_a_silence_nobody_is_refused_for_what_was_before() -> None:
     gate = AdaptiveLimit()
     work(gate, 0.0, 2.0, 0.002, 350)
     work(gate, 2.0, 2.0, 0.002, 2500)
-    assert gate.snapshot()["threshold"] < inf
+    assert gate.snapshot()["threshold"] is not None
     later = 10.0 + 3 * LONGEST_WINDOW
     leave(gate, enter(gate, later), later + 0.002)
-    assert (gate.snapshot()["overloaded"], gate.snapshot()["threshold"]) == (False, inf)
+    assert (gate.snapshot()["overloaded"], gate.snapshot()["threshold"]) == (False, None)
 
 
 def test_a_window_with_few_calls_goes_on() -> None:

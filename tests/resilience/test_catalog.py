@@ -1,10 +1,14 @@
+import inspect
+import json
+import pydoc
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
-from holdfast.core.errors import ConfigError
+from holdfast.core.errors import ConfigError, Rejected
 from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Policy
 from holdfast.resilience.catalog import CATALOG, Catalog, build, fields, read, reconfigure
@@ -147,3 +151,120 @@ def test_every_kind_has_documented_settings_and_can_be_described(kind: str) -> N
 def test_kinds_without_a_kind_are_refused() -> None:
     with pytest.raises(ConfigError, match="the kind of a policy"):
         fields("nothing")
+
+
+def fail() -> None:
+    raise OSError
+
+
+USED: list[tuple[str, dict[str, Any]]] = [
+    ("timeout", {"seconds": "2s"}),
+    ("retry", {"backoff": ["1ms", 0.002], "budget": {"window": "30s"}, "retry_after_limit": "1m"}),
+    ("breaker", {"window": "30s", "open": "2s", "slow_call": "1s", "consecutive": 1}),
+    ("breaker", {"open": "2s", "per_key": True, "consecutive": 1}),
+    ("breaker", {"last": 2, "min_calls": 2, "half_open_timeout": "3s"}),
+    ("throttle", {"window": "30s", "pass_every": "2s", "min_calls": 1}),
+    ("rate_limit", {"rate": "5/m", "burst": 2, "max_wait": "1s"}),
+    ("rate_limit", {"rate": "5/m", "per": "key", "tiers": {"a": "1/s"}, "tier": "key"}),
+    ("rate_limit", {"rate": "5/s", "algorithm": "warm_up", "warm_up": "1m"}),
+    ("bulkhead", {"limit": 2, "queue": 2, "max_wait": "1s", "partitions": {"a": 0.5}}),
+    ("adaptive_limit", {"target": "20ms", "window": "200ms"}),
+    ("hedge", {"delay": "50ms", "budget": {"window": "20s"}, "window": "2m"}),
+    ("hedge", {"window": "2m", "min_delay": "2ms"}),
+    ("fallback", {"value": 0, "last_good": "1h"}),
+    ("cache", {"ttl": "5m", "stale": "1m", "negative": "OSError", "negative_ttl": "2s"}),
+    ("single_flight", {}),
+    ("fault", {"rate": 0.5, "delay": ["1ms", "2ms"], "random": 1}),
+]
+"""Kinds with settings that are durations given as text."""
+
+
+def plain(value: object, place: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            assert type(key) is str, place
+            plain(item, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            plain(item, f"{place}[{number}]")
+    else:
+        assert value is None or type(value) in (bool, int, float, str), f"{place}: {value!r}"
+
+
+def test_every_kind_is_used_below() -> None:
+    assert {kind for kind, _ in USED} == set(CATALOG.kinds)
+
+
+@pytest.mark.parametrize(("kind", "settings"), USED)
+def test_a_snapshot_is_plain_values_which_any_json_can_hold(kind: str, settings: dict[str, Any]) -> None:
+    pipeline = build("x", [{kind: settings}], clock=VirtualClock())
+    seen = [pipeline.policies[0].snapshot()]
+    for fn in (int, fail, int):
+        for key in ("a", 5, ("tuple",)):
+            try:
+                pipeline.bind(key=key).call(fn)
+            except Rejected as refusal:
+                seen.append(dict(refusal.snapshot))
+            except (OSError, ConnectionError):
+                seen.append({})
+            seen.append(pipeline.policies[0].snapshot())
+    for snapshot in seen:
+        plain(snapshot, kind)
+        text = json.dumps(snapshot, allow_nan=False)
+        assert json.loads(text) == msgspec.json.decode(msgspec.json.encode(snapshot))
+
+
+@pytest.mark.parametrize(("kind", "settings"), USED)
+def test_every_kind_shows_its_parameters_and_itself(kind: str, settings: dict[str, Any]) -> None:
+    policy: type[Policy[Any]] = CATALOG.kinds[kind]
+    seen = inspect.signature(policy)
+    known = fields(kind)
+    assert list(seen.parameters) == [field.name for field in known]
+    for field in known:
+        parameter = seen.parameters[field.name]
+        assert (parameter.default is inspect.Parameter.empty) is field.required
+        if isinstance(parameter.default, str | float):
+            shown = policy(**{**settings, field.name: parameter.default}).settings
+            meant = policy(**{**settings, field.name: field.default}).settings
+            assert getattr(shown, field.name) == getattr(meant, field.name)
+    text = pydoc.render_doc(policy, renderer=pydoc.plaintext)  # type: ignore[attr-defined]  # typeshed lacks it
+    assert f"{known[0].name}: {known[0].description}" in text
+    described = repr(policy(**settings))
+    assert described.startswith(f"{policy.__name__}(")
+    for inner in ("Annotated[", "Meta(", "Duration(", "(settings)", "object at"):
+        assert inner not in f"{seen}{text}{described}"
+
+
+@pytest.mark.parametrize(("kind", "settings"), USED)
+def test_an_update_that_is_wrong_in_one_setting_changes_none(kind: str, settings: dict[str, Any]) -> None:
+    policy = CATALOG.kinds[kind](**settings)
+    before, shown, state = policy.settings, repr(policy), policy.snapshot()
+    name = type(policy).__name__
+    for field in fields(kind):
+        if field.name == "value":
+            continue  # anything is an answer
+        with pytest.raises(ConfigError) as caught:
+            policy.update(**{"name": "changed", field.name: object()})
+        assert str(caught.value).startswith(f"{name} {field.name}: got <object")
+        assert caught.value.expected
+    with pytest.raises(TypeError, match=f"^{name} has no setting naem; did you mean name"):
+        policy.update(name="changed", naem="x")
+    assert (policy.settings, repr(policy), policy.name, policy.snapshot()) == (
+        before,
+        shown,
+        before.name or kind,
+        state,
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(CATALOG.kinds))
+def test_a_misspelt_setting_is_put_right_in_data_as_in_code(kind: str) -> None:
+    for field in fields(kind):
+        wrong = f"{field.name[:-1]}q" if len(field.name) > 3 else f"{field.name}q"
+        with pytest.raises(ConfigError) as data:
+            read([{kind: {wrong: 1}}])
+        with pytest.raises(TypeError) as code:
+            CATALOG.kinds[kind](**{wrong: 1})
+        assert str(data.value).startswith(f"pipeline[0].{kind}.{wrong}: expected the name of a setting; did you mean ")
+        hint = str(data.value).partition("; ")[2]
+        assert str(code.value) == f"{CATALOG.kinds[kind].__name__} has no setting {wrong}; {hint}"

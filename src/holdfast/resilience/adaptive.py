@@ -183,7 +183,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             self._end_window(call)
 
     def snapshot(self) -> dict[str, Any]:
-        limit = self._limit
+        limit, threshold = self._limit, self._ranks.threshold
         return {
             **super().snapshot(),
             "algorithm": self.settings.algorithm,
@@ -191,7 +191,7 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             "floor": limit.floor,
             "in_flight": self.in_flight,
             "capacity": limit.capacity,
-            "threshold": self._ranks.threshold,
+            "threshold": None if threshold == inf else threshold,
             "overloaded": self._ranks.active,
             "completed": self._completed,
             "late": self._late,

@@ -38,8 +38,16 @@ __all__ = ["Breaker", "BreakerChanged", "BreakerSettings", "BreakerState"]
 SPARED: Final = Lease(-inf)
 """The token of a call that would have been refused: no half-open period knows it, so its result is dropped."""
 CHANGING: Final = "its state is about to change"
-EVERY: Final = object()
-"""Stands for every key."""
+
+
+class EveryKey:
+    """What stands for every key; it is compared by identity, since anything may be a key."""
+
+    def __repr__(self) -> str:
+        return "every key"
+
+
+EVERY: Final = EveryKey()
 
 
 class BreakerChanged(Event, frozen=True):
