@@ -313,7 +313,7 @@ def test_a_timer_of_somebody_on_another_clock_is_an_error_that_names_the_call(ot
 
     with pytest.raises(VirtualTimeError, match=rf"^stock has a time limit by a {type(other).__name__}"):
         VirtualClock().run(main(Named()))
-    with pytest.raises(VirtualTimeError, match="^something has a time limit"):
+    with pytest.raises(VirtualTimeError, match=r"^something has a time limit"):
         VirtualClock().run(main(None))
 
 

@@ -327,6 +327,7 @@ def test_a_broadcast_is_a_component() -> None:
         ({"buffer": 1, "subscribers": 0}, ValueError, "subscribers is 0"),
         ({"buffer": 1, "slow": "skip"}, ValueError, "slow is 'skip'; give one of 'wait', 'drop', 'raise'"),
         ({"buffer": 1, "source": 5}, TypeError, "not int"),
+        ({"buffer": 1, "stop_within": -1.0}, ValueError, "stop_within is -1.0; give 0 or more"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(

@@ -188,6 +188,9 @@ def test_stages_run_at_the_same_time_and_are_closed_together(run: Run) -> None:
         ({"limit": 1, "buffer": -1}, ValueError, "buffer is -1; give 0 or more"),
         ({"limit": 1, "on_error": "skip"}, ValueError, "on_error is 'skip'"),
         ({"limit": 1, "on_error": double}, TypeError, "coroutine function"),
+        ({"limit": 1, "on_error": Calls()}, TypeError, "coroutine function"),
+        ({"limit": 1, "on_error": functools.partial(Calls[int](), 1)}, TypeError, "coroutine function"),
+        ({"limit": 1, "fn": None}, TypeError, "None cannot be called"),
         ({"limit": 1, "source": 7}, TypeError, "not int"),
     ],
 )

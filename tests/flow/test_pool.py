@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from contextvars import ContextVar
 from math import inf
 from typing import Any
@@ -328,3 +329,56 @@ def test_a_pool_is_a_component() -> None:
 def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WorkerPool(double, **arguments)
+
+
+def test_what_cannot_be_called_is_no_function_for_a_pool() -> None:
+    with pytest.raises(TypeError, match="5 cannot be called"):
+        WorkerPool(5, workers=1, queue=1)  # type: ignore[arg-type]
+
+
+def test_any_number_of_submitters_can_be_let_in_and_refused_at_once(run: Run) -> None:
+    """Each that is refused makes room for the next one."""
+
+    async def main() -> None:
+        calls: Calls[int] = Calls()
+        many = 2 * sys.getrecursionlimit()
+        async with WorkerPool(calls, workers=1, queue=0) as pool:
+            first = pool.try_submit(-1)
+            with cancellation_scope() as nobody:
+                waiting = [asyncio.ensure_future(pool.submit(item)) for item in range(many)]
+            await turns(3)
+            assert pool.waiting == many
+            nobody.cancel("gone")
+            calls.finish(-1)
+            await first
+            for submitted in await asyncio.gather(*waiting):
+                with pytest.raises(CallCancelled, match="gone"):
+                    await submitted
+            assert (pool.running, pool.queued, pool.waiting) == (0, 0, 0)
+        assert calls.begun == [-1]
+
+    run(main)
+
+
+def test_a_call_that_cancels_its_own_future_is_cancelled(run: Run) -> None:
+    async def main() -> None:
+        ended: list[bool] = []
+        submitted: list[asyncio.Future[None]] = []
+
+        async def call(pool: WorkerPool[Any, None]) -> None:
+            for job in tuple(pool._under_way):  # with eager tasks nobody else has it yet
+                job.cancel()
+            try:
+                await asyncio.sleep(0)
+                await asyncio.Event().wait()
+            finally:
+                ended.append(pool.running == 1)
+
+        async with WorkerPool(call, workers=1, queue=0) as pool:
+            submitted.append(pool.try_submit(pool))
+            await until(lambda: ended)
+            await until(submitted[0].done)
+        assert ended == [True]
+        assert submitted[0].cancelled()
+
+    run(main)

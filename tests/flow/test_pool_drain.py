@@ -3,7 +3,7 @@ from math import inf
 
 import pytest
 
-from flow.loops import Calls, Run, others, turns
+from flow.loops import Calls, Run, double, others, turns
 from holdfast.core.errors import Draining
 from holdfast.flow import WorkerPool
 
@@ -123,5 +123,16 @@ def test_a_cancelled_drain_gets_out_at_once_and_another_one_can_follow(run: Run)
         calls.finish(0, "zero")
         assert await pool.drain(inf) == 0
         assert await future == "zero"
+
+    run(main)
+
+
+@pytest.mark.parametrize("within", [-1.0, float("nan")])
+def test_a_drain_within_a_time_that_makes_no_sense_changes_nothing(run: Run, within: float) -> None:
+    async def main() -> None:
+        async with WorkerPool(double, workers=1, queue=1) as pool:
+            with pytest.raises(ValueError, match="0 or more seconds"):
+                await pool.drain(within)
+            assert await pool.try_submit(1) == 2
 
     run(main)

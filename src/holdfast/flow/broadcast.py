@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from types import TracebackType
-from typing import Generic, Literal, NoReturn, Self, TypeAlias, TypeVar, get_args
+from typing import Final, Generic, Literal, NoReturn, Self, TypeAlias, TypeVar, get_args
 
 from holdfast.core.errors import HoldfastError, Rejected
 from holdfast.flow.scope import Crew, Signal
-from holdfast.flow.source import Source, feed, require_at_least, require_source
+from holdfast.flow.source import Source, feed, require_at_least, require_seconds, require_source
 
 T = TypeVar("T")
 
 Slow: TypeAlias = Literal["wait", "drop", "raise"]
+
+STOP_WITHIN: Final = 10.0
+"""Seconds that ``stop`` gives the source to end, unless the broadcast is told otherwise."""
+
+log: Final = logging.getLogger("holdfast.flow")
 
 
 class FellBehind(HoldfastError):
@@ -38,7 +44,8 @@ class Broadcast(Generic[T]):
 
     The source is read while somebody is subscribed; otherwise it waits with one item in hand. When it ends, each
     subscriber's stream ends after the items that wait. When it fails, each raises the error there. ``stop``, and
-    leaving the ``with`` block, cancel the reading, close the source, and end the streams.
+    leaving the ``with`` block, cancel the reading, close the source, and end the streams; a source that has not
+    ended ``stop_within`` seconds later is reported as stuck, and not waited for.
 
     Belongs to one event loop. ``subscribers`` is how many there may be.
     """
@@ -50,16 +57,19 @@ class Broadcast(Generic[T]):
         buffer: int,
         slow: Slow = "wait",
         subscribers: int = 1000,
+        stop_within: float = STOP_WITHIN,
         name: str = "broadcast",
     ) -> None:
         require_source(source)
         require_at_least(1, buffer=buffer, subscribers=subscribers)
+        require_seconds(stop_within=stop_within)
         _require_policy(slow)
         self.name = name
         self._source = source
         self._buffer = buffer
         self._slow = slow
         self._limit = subscribers
+        self._stop_within = stop_within
         self._boxes: dict[_Mailbox[T], None] = {}  # in the order of subscription
         self._room = Signal()
         self._in_hand: list[T] = []
@@ -77,11 +87,11 @@ class Broadcast(Generic[T]):
         self._crew.start(feed(self._source, self._put, self._wait_for_room), None)
 
     async def stop(self) -> None:
-        """Stop reading, wait until the source is closed, and end the streams.
+        """Stop reading, wait until the source is closed, ``stop_within`` seconds at most, and end the streams.
 
         Raises the source's error if it failed and no subscriber has been told; ``RuntimeError`` in another event
         loop. Before ``start`` or a second time it does nothing. A cancellation is passed on to the reading, and
-        gets out when that has ended.
+        gets out when that has ended, or the time is over.
         """
         if self._loop is None:
             return
@@ -110,7 +120,8 @@ class Broadcast(Generic[T]):
 
     async def _close(self) -> None:
         try:
-            await self._crew.abandon()
+            if await self._crew.abandon(self._stop_within):
+                log.error("%s: its source is stuck, not ended %g s after its end", self.name, self._stop_within)
         finally:
             self._end(None)
 

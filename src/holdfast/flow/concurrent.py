@@ -1,6 +1,7 @@
 """A function over many items at once, a bounded number of them, with the results as a stream."""
 
 import asyncio
+import functools
 import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -8,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from holdfast.flow.outcome import Outcome
 from holdfast.flow.scope import Crew, Signal
-from holdfast.flow.source import Source, feed, require_at_least, require_source
+from holdfast.flow.source import Source, feed, require_at_least, require_function, require_source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,11 +59,10 @@ def map_concurrent(
     calls only when the buffer is full.
 
     ``on_error="raise"``: the first error cancels every other call at once. Results that were ready are handed out;
-    then, when everything has ended, the error is raised. Several that failed before all had ended come as an
-    ``ExceptionGroup``; ``except*`` takes both. ``"outcome"``: an ``Outcome`` for each item, and nothing is cancelled.
-    A function: it is called with the ``Outcome`` of each failed item, which is then left out. What it raises
-    ends the flow. Neither of the two hides an error of the source, which comes after all results, nor
-    ``SystemExit`` and the like.
+    then, when everything has ended, the error is raised as it is. A note on it names others that failed before all
+    had ended. ``"outcome"``: an ``Outcome`` for each item, and nothing is cancelled. A plain function: it is
+    called with the ``Outcome`` of each failed item, which is then left out. What it raises ends the flow. Neither of
+    the two hides an error of the source, which comes after all results, nor ``SystemExit`` and the like.
 
     A call that is cancelled from elsewhere has failed with ``CallCancelled``.
 
@@ -74,10 +74,11 @@ def map_concurrent(
     ``TypeError`` and ``ValueError`` for arguments that make no sense. One task at a time may iterate.
     """
     require_source(source)
+    require_function(fn)
     require_at_least(1, limit=limit)
     require_at_least(0, buffer=limit if buffer is None else buffer)
     if callable(on_error):
-        if inspect.iscoroutinefunction(on_error):
+        if _is_asynchronous(on_error):
             raise TypeError(f"on_error is the coroutine function {on_error!r}; give a plain function")
     elif on_error not in ("raise", "outcome"):
         raise ValueError(f'on_error is {on_error!r}; give "raise", "outcome" or a function')
@@ -137,7 +138,7 @@ class _Map(Generic[T, R]):
                         yield slot.value
                     else:
                         assert callable(on_error)
-                        on_error(Outcome(slot.item, None, slot.error))
+                        _tell(on_error, Outcome(slot.item, None, slot.error))
                 if crew.stopping or (self._read and not self._held):
                     break
                 await self._ready.wait()
@@ -197,3 +198,16 @@ class _Map(Generic[T, R]):
         else:
             # Where errors are kept apart, the items that were read do not suffer for those that were not.
             self._crew.errors.append(error)
+
+
+def _is_asynchronous(fn: object) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - a callable object
+
+
+def _tell(on_error: Callable[[Outcome[T, R]], object], outcome: Outcome[T, R]) -> None:
+    answer = on_error(outcome)
+    if inspect.iscoroutine(answer):  # a lambda around a coroutine function looks like any other
+        answer.close()
+        raise TypeError(f"on_error returned the coroutine {answer!r}, which nobody would await; give a plain function")

@@ -12,7 +12,7 @@ from typing import Final, Generic, Self, TypeVar
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import check, remaining
 from holdfast.core.errors import BulkheadFull, CallCancelled, DeadlineExceeded, Draining, HoldfastError
-from holdfast.flow.source import require_at_least
+from holdfast.flow.source import require_at_least, require_function, require_seconds
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,10 +48,10 @@ class WorkerPool(Generic[T, R]):
         name: str = "pool",
         clock: Clock = SYSTEM,
     ) -> None:
+        require_function(fn)
         require_at_least(1, workers=workers)
         require_at_least(0, queue=queue)
-        if not stop_within >= 0:
-            raise ValueError(f"stop_within is {stop_within!r}; give 0 or more seconds")
+        require_seconds(stop_within=stop_within)
         self.name = name
         self._fn = fn
         self._workers = workers
@@ -138,7 +138,9 @@ class WorkerPool(Generic[T, R]):
         Then what is still queued fails with ``Draining``, and what runs is cancelled and fails with the same;
         a call that has not ended ``CANCEL_SECONDS`` later is reported as stuck. Waiting submitters are refused at
         once. A cancellation gets out at once: calls go on, and a later ``drain`` or ``stop`` ends them.
+        ``ValueError`` unless ``within`` is 0 or more.
         """
+        require_seconds(within=within)
         self._closed = True
         refusal = Draining(self.name, "the pool is stopping")
         while self._waiting:
@@ -191,13 +193,16 @@ class WorkerPool(Generic[T, R]):
         self._advance()
 
     def _advance(self) -> None:
-        while self._queue and len(self._under_way) < self._workers:
-            job, _ = self._queue.popitem(last=False)
-            self._begin(job)
-        while self._waiting and self._has_room():
+        while True:
+            while self._queue and len(self._under_way) < self._workers:
+                job, _ = self._queue.popitem(last=False)
+                self._begin(job)
+            if not self._waiting or not self._has_room():
+                break
+            # Not by ``_accept``, which would come back here: many may be let in at once, and be refused.
             job, waiter = self._waiting.popitem(last=False)
             if _answer(waiter, None):
-                self._accept(job)
+                self._queue[job] = None
         if not self._queue and not self._under_way:
             self._idle.set()
 
@@ -212,6 +217,8 @@ class WorkerPool(Generic[T, R]):
         # Not the argument ``context``: a task factory of before Python 3.11 does not take it.
         job.task = job.context.run(self._loop.create_task, self._call(job.item))
         job.task.add_done_callback(job.ended)
+        if job.done():
+            job.cancel_call()  # an eager call, that has cancelled its own future
 
     async def _call(self, item: T) -> R:
         return await self._fn(item)
@@ -246,8 +253,8 @@ class _Job(asyncio.Future[R], Generic[T, R]):
         """Cancel the call as well, or leave the queue. A callback would do so a turn later, with the call begun."""
         if not super().cancel(msg):
             return False
-        self._cancel_call()
-        if self.task is None:
+        self.cancel_call()
+        if self not in self._pool._under_way:
             self._pool._left(self)
         return True
 
@@ -255,7 +262,7 @@ class _Job(asyncio.Future[R], Generic[T, R]):
         """Fail unless there is a result, and cancel the call."""
         if not self.done():
             self.set_exception(error)
-        self._cancel_call()
+        self.cancel_call()
 
     def ended(self, task: "asyncio.Task[R]") -> None:
         if self.done():
@@ -268,7 +275,8 @@ class _Job(asyncio.Future[R], Generic[T, R]):
             self.set_result(task.result())
         self._pool._left(self)
 
-    def _cancel_call(self) -> None:
+    def cancel_call(self) -> None:
+        """Cancel the call if it has begun, and was not cancelled before."""
         # Once only: a second cancellation would interrupt the cleaning up that the first one began.
         if self.task is not None and not self._told:
             self._told = True

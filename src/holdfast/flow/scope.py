@@ -2,12 +2,21 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from math import inf
 from typing import Any, Final, Generic, TypeVar
 
 from holdfast.core.errors import CallCancelled
 
 Tag = TypeVar("Tag")
+
+NAMED_LIMIT: Final = 5
+"""How many of the errors that came second a note names."""
+NAME_LENGTH: Final = 200
+"""Characters of each of them."""
+MEANWHILE: Final = "Before the flow had ended"
+"""How that note begins."""
 
 _at_work: Final[set["Crew[Any]"]] = set()
 """Every crew with a task that has not ended. A loop holds what it will wake, and a reader that waits for room is woken
@@ -55,7 +64,7 @@ class Crew(Generic[Tag]):
     by somebody else counts as failed with ``CallCancelled``, so that its item is not lost in silence.
     """
 
-    __slots__ = ("_cancelled", "_context", "_ended", "_loop", "_tasks", "errors")
+    __slots__ = ("_cancelled", "_context", "_ended", "_left", "_loop", "_tasks", "errors")
 
     def __init__(self, ended: Callable[[Tag, "asyncio.Task[Any]", BaseException | None], None]) -> None:
         self._ended = ended
@@ -63,6 +72,7 @@ class Crew(Generic[Tag]):
         self._context: contextvars.Context | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cancelled = False
+        self._left = False
         self.errors: list[BaseException] = []
         """What failed, in the order in which it was noticed."""
 
@@ -100,33 +110,35 @@ class Crew(Generic[Tag]):
     async def settle(self) -> None:
         """Wait until every task has ended, after cancelling those that have not; then raise what failed.
 
-        One error is raised as it is, several that failed before all had ended as a group of them.
-        A cancellation meanwhile is passed on to the tasks, and gets out as soon as they have ended.
+        The first error is raised as it is, for it ended the flow; a note on it names those that came before all had
+        ended. Only ``SystemExit`` and the like go before it. A cancellation meanwhile is passed on to the tasks, and
+        gets out as soon as they have ended.
         """
         try:
-            await self._join()
+            await self._join(inf)
         except asyncio.CancelledError:
             self._report()
             raise
         errors, self.errors = self.errors, []
         try:
-            if len(errors) > 1:
-                raise BaseExceptionGroup(f"{len(errors)} failures at the same time", errors)
             if errors:
-                raise errors[0]
+                raise _first(errors)
         finally:
             del errors  # or the error would hold itself, through its traceback and this frame
 
-    async def abandon(self) -> None:
+    async def abandon(self, within: float = inf) -> int:
         """Cancel every task and wait until all have ended. Nobody is there to raise to.
+
+        ``within`` seconds later those that have not ended are left to themselves; returns how many they are.
 
         Errors go to the loop's exception handler, as those of any task that nobody awaits. A cancellation
         meanwhile is passed on to the tasks, and gets out as soon as they have ended. One of the tasks that does
         this itself waits for the others only, and is then cancelled too.
         """
         try:
-            await self._join()
+            return await self._join(within)
         finally:
+            self._left = True
             self._report()
 
     def _cancel(self) -> None:
@@ -138,18 +150,23 @@ class Crew(Generic[Tag]):
                 if task is not itself:
                     task.cancel()
 
-    async def _join(self) -> None:
-        loop = self._loop
-        if self._tasks and loop is not None and loop is not asyncio.get_running_loop():
+    async def _join(self, within: float) -> int:
+        loop, here = self._loop, asyncio.get_running_loop()
+        if self._tasks and loop is not None and loop is not here:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._cancel)
             raise RuntimeError("a flow was closed in another event loop than its own, which alone can end its tasks")
         self._cancel()
         interrupted: asyncio.CancelledError | None = None
+        end = here.time() + within
         itself = asyncio.current_task()  # perhaps a call that closes its own flow
         while others := [task for task in self._tasks if task is not itself]:
             try:
-                await asyncio.wait(others)  # its callbacks come after ours, so that these have taken them out
+                # Its callbacks come after ours, so that these have taken them out.
+                _, running = await asyncio.wait(others, timeout=None if end == inf else max(0.0, end - here.time()))
+                if running:
+                    others = list(running)
+                    break
             except asyncio.CancelledError as exc:
                 # Like a plain ``await`` of one call: it ends when the call does, and the call is told each time.
                 interrupted = exc
@@ -159,6 +176,7 @@ class Crew(Generic[Tag]):
             itself.cancel()
         if interrupted is not None:
             raise interrupted
+        return len(others)
 
     def _done(self, task: "asyncio.Task[Any]") -> None:
         tag = self._tasks.pop(task)
@@ -170,12 +188,27 @@ class Crew(Generic[Tag]):
             error = task.exception()
             if error is not None:
                 self.errors.append(error)
+                if self._left:
+                    self._report()
 
     def _report(self) -> None:
         loop = asyncio.get_running_loop()
-        for error in self.errors:
+        errors, self.errors = self.errors, []
+        for error in errors:
             message = f"{type(error).__name__} in a flow that its consumer left"
             loop.call_exception_handler({"message": message, "exception": error})
+
+
+def _first(errors: Sequence[BaseException]) -> BaseException:
+    """The one to raise, with a note of the others."""
+    first = next((error for error in errors if not isinstance(error, Exception)), errors[0])
+    others = [error for error in errors if error is not first]
+    # One note: an exception that is raised time and again, by many flows, is not to grow.
+    if others and not any(note.startswith(MEANWHILE) for note in getattr(first, "__notes__", ())):
+        names = [traceback.format_exception_only(error)[0].strip()[:NAME_LENGTH] for error in others[:NAMED_LIMIT]]
+        more = "" if len(others) <= NAMED_LIMIT else f"; and {len(others) - NAMED_LIMIT} more"
+        first.add_note(f"{MEANWHILE}, {len(others)} more failed: {'; '.join(names)}{more}")
+    return first
 
 
 def _failure(task: "asyncio.Task[Any]") -> BaseException | None:

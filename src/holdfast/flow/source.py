@@ -14,6 +14,12 @@ def require_source(source: object) -> None:
         raise TypeError(f"a source is an iterable or an async iterable, not {type(source).__name__}")
 
 
+def require_function(fn: object) -> None:
+    """``TypeError`` unless ``fn`` can be called."""
+    if not callable(fn):
+        raise TypeError(f"{fn!r} cannot be called; give a coroutine function of one item")
+
+
 def require_at_least(least: int, **bounds: int) -> None:
     """``TypeError`` and ``ValueError`` unless each bound is a whole number, ``least`` or more."""
     for name, value in bounds.items():
@@ -21,6 +27,13 @@ def require_at_least(least: int, **bounds: int) -> None:
             raise TypeError(f"{name} is {value!r}; give a whole number")
         if value < least:
             raise ValueError(f"{name} is {value}; give {least} or more")
+
+
+def require_seconds(**durations: float) -> None:
+    """``ValueError`` unless each is 0 or more seconds."""
+    for name, value in durations.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value!r}; give 0 or more seconds")
 
 
 async def feed(source: Source[T], put: Callable[[T], bool], room: Callable[[], Awaitable[None]]) -> None:
