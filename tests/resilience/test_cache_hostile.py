@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
+import weakref
 from typing import Any
 
 import msgspec
@@ -159,12 +161,43 @@ def test_a_refresh_that_does_not_end_when_it_is_cancelled_keeps_nobody(useful: f
                 await load()
         await asyncio.sleep(2)
         assert cache.snapshot()["refreshing"] == 1
+        assert not any(cache._flights._by_loop.values())
         assert await load() == 3  # begins anew
         may_end.set()
         await until(lambda: cache.snapshot()["refreshing"] == 0)
         assert await load() == 3  # and what comes late is not remembered
 
     clock.run(main())
+
+
+def test_a_refresh_that_has_ended_holds_nothing_until_its_time_limit() -> None:
+    class Big:
+        pass
+
+    clock, cache = VirtualClock(), Cache(10, stale=50, jitter=0, key=lambda call: "same")
+
+    @Pipeline("x", cache, clock=clock)
+    async def load(big: Big) -> int:
+        return 1
+
+    async def ask() -> "weakref.ref[Big]":
+        big = Big()
+        await load(big)
+        return weakref.ref(big)
+
+    async def main() -> None:
+        await ask()
+        clock.advance(11)
+        seen = await ask()
+        await until(lambda: cache.snapshot()["loads"] == 2 and not cache.snapshot()["refreshing"])
+        assert seen() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        clock.run(main())
+    finally:
+        gc.enable()
 
 
 def test_a_refresh_that_cannot_begin_gives_its_place_back() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.core.clock import VirtualClock
 from holdfast.core.context import Criticality
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.cache import Cache
@@ -73,6 +74,21 @@ def test_a_leader_that_is_interrupted_on_its_way_in_or_out_leaves_nobody_waiting
     assert in_thread(call) == "answer"
     assert call() == "answer"
     assert not policy._thread_flights._flights
+
+
+def test_a_refresh_that_was_interrupted_on_its_way_out_is_not_the_last_one() -> None:
+    clock, cache = VirtualClock(), Cache(10, stale=1000, jitter=0, pause=0)
+    call = Pipeline("x", cache, clock=clock)(lambda: "answer")
+    call()
+    interrupted(cache, "pop")
+    clock.advance(11)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    clock.advance(11)
+    assert [call(), call()] == ["answer"] * 2  # the first finds what was left behind, the second refreshes
+    assert cache.snapshot()["refreshes"] == 2
+    assert cache.snapshot()["refreshing"] == 0
+    assert not cache._thread_flights._flights
 
 
 def test_a_leader_that_is_interrupted_as_it_takes_the_place_of_another_leaves_it_free() -> None:

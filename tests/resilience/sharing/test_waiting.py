@@ -5,11 +5,13 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
 
+from holdfast.core.context import use_deadline
+from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.policy import Policy
 from holdfast.resilience.cache import Cache
 from holdfast.resilience.sharing.waiting import INSIDE, Running, begin_wait, end_wait
@@ -199,6 +201,42 @@ def test_an_execution_that_asks_for_itself_in_another_thread_does_not_wait_for_i
     assert ask() == "unshared"
 
 
+def test_an_execution_that_asks_for_itself_from_an_empty_context_does_not_wait_for_itself() -> None:
+    begun: list[int] = []
+
+    @SingleFlight()
+    def ask() -> str:
+        begun.append(1)
+        return "unshared" if len(begun) > 1 else Context().run(ask)
+
+    assert ask() == "unshared"
+
+
+def test_a_thread_that_has_given_up_waiting_says_so() -> None:
+    policy = SingleFlight(key=by_first)
+    may_end, begun = threading.Event(), threading.Event()
+
+    @policy
+    def ask(name: str) -> str:
+        if name == "slow":
+            begun.set()
+            assert may_end.wait(PATIENCE)
+        else:
+            with use_deadline(0.0), pytest.raises(DeadlineExceeded):
+                ask("slow")
+            own = INSIDE.get()
+            assert own is not None
+            assert own.awaits == []
+        return name
+
+    slow = threading.Thread(target=ask, args=("slow",), daemon=True)
+    slow.start()
+    assert begun.wait(PATIENCE)
+    assert ask("hurried") == "hurried"
+    may_end.set()
+    slow.join(PATIENCE)
+
+
 def test_who_waits_for_the_same_without_a_circle_shares(run_async: RunAsync) -> None:
     policy = SingleFlight(key=by_first)
     begun: list[str] = []
@@ -297,4 +335,4 @@ def test_a_context_that_outlives_an_execution_holds_neither_its_result_nor_its_a
         assert [asyncio.run(ask())(), ask_sync()()] == [None, None]
     finally:
         gc.enable()
-    assert len(contexts) == 2
+    assert [context[INSIDE].ended for context in contexts] == [True, True]

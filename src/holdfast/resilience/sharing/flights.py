@@ -277,7 +277,6 @@ class Flights:
         for waiter in flight.waiters:
             _wake(waiter)
         if flight.task is not None:
-            self._ending.add(flight.task)
             flight.task.cancel()
 
 

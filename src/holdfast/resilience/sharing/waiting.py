@@ -9,18 +9,17 @@ by its context, which tasks and ``asyncio.to_thread`` copy: circles may go throu
 from contextvars import ContextVar
 from typing import Final
 
+import msgspec
 
-class Running:
+
+class Running(msgspec.Struct, eq=False):
     """A shared execution while it runs. ``awaits``: those that its work waits for at the moment.
 
     Contexts may keep it for long after its end, so it holds nothing else.
     """
 
-    __slots__ = ("awaits", "ended")
-
-    def __init__(self) -> None:
-        self.awaits: list[Running] = []
-        self.ended = False
+    ended: bool = False
+    awaits: "list[Running]" = []
 
 
 INSIDE: Final[ContextVar[Running | None]] = ContextVar("holdfast_shared_execution", default=None)
