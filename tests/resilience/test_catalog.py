@@ -12,6 +12,9 @@ from holdfast.core.errors import ConfigError, Rejected
 from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Policy
 from holdfast.resilience.catalog import CATALOG, Catalog, build, fields, read, reconfigure
+from holdfast.resilience.fallback import Fallback
+from holdfast.resilience.fault import Fault
+from holdfast.resilience.hedge import Hedge
 from holdfast.resilience.ratelimit import RateLimit
 from holdfast.resilience.retry import Retry
 from holdfast.resilience.retrying.budget import RetryBudget
@@ -268,3 +271,25 @@ def test_a_misspelt_setting_is_put_right_in_data_as_in_code(kind: str) -> None:
         assert str(data.value).startswith(f"pipeline[0].{kind}.{wrong}: expected the name of a setting; did you mean ")
         hint = str(data.value).partition("; ")[2]
         assert str(code.value) == f"{CATALOG.kinds[kind].__name__} has no setting {wrong}; {hint}"
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (Retry(5, backoff="50ms"), 'Retry(attempts=5, backoff=Constant("50ms"))'),
+        (Retry(budget=RetryBudget(0.2)), "Retry(budget=RetryBudget(ratio=0.2))"),
+        (Retry(budget=None), "Retry(budget=None)"),
+        (Retry(rules=[{"on": "KeyError", "attempts": 2}]), "Retry(rules=(Rule(KeyError, attempts=2),))"),
+        (
+            RateLimit("100/s", tiers={"a": "5/m"}, tier="key"),
+            'RateLimit("100/s", tiers={"a": Tier("5/m")}, tier="key")',
+        ),
+        (Fallback([0] * 1000), "Fallback(value=<list>)"),
+        (Fallback("x" * 100), f'Fallback(value="{"x" * 37}...")'),
+        (Fallback({"token": "abc", "uses": 5}), 'Fallback(value={"token": ..., "uses": 5})'),
+        (Fault(0.1, delay=["1ms", 2], keys=("a",)), 'Fault(rate=0.1, delay=(0.001, 2.0), keys=("a",))'),
+        (Hedge(), "Hedge()"),
+    ],
+)
+def test_a_policy_shows_what_lies_in_it_within_bounds(policy: Policy[Any], text: str) -> None:
+    assert repr(policy) == text

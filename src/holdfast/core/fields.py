@@ -139,13 +139,18 @@ def _text(value: Any, depth: int) -> str:
         return _quoted(value) if type(value) is str else _cut(_digits(value))
     if _has_unit(value):
         return f'"{value}"'
-    if isinstance(value, msgspec.Struct) and hasattr(type(value), "owner"):
-        return repr(value)
+    settings = getattr(value, "settings", value) if type(value).__module__.startswith("holdfast.") else value
+    if isinstance(settings, msgspec.Struct) and hasattr(type(settings), "owner"):
+        return repr(settings)
     if type(value) in (tuple, list) and depth and len(value) <= ITEMS_LIMIT:
         inner = ", ".join(_text(item, depth - 1) for item in value)
-        return inner if len(value) == 1 and isinstance(value[0], type) else f"({inner})"
+        if len(value) == 1:
+            return inner if isinstance(value[0], type) else f"({inner},)"
+        return f"({inner})"
     if type(value) is dict and depth and len(value) <= ITEMS_LIMIT:
-        return f"{{{', '.join(f'{_text(key, 0)}: {_text(item, depth - 1)}' for key, item in value.items())}}}"
+        # Texts in a table are data, an answer or a token: not for a log.
+        items = ((key, "..." if isinstance(item, str) else _text(item, depth - 1)) for key, item in value.items())
+        return f"{{{', '.join(f'{_text(key, 0)}: {item}' for key, item in items)}}}"
     name = getattr(value, "__name__", None) if callable(value) else None
     return name if isinstance(name, str) and name.isidentifier() else f"<{type(value).__name__}>"
 

@@ -132,9 +132,18 @@ def test_settings_that_make_no_sense_are_refused_and_change_nothing() -> None:
     for wrong in ({"ratio": -0.1}, {"floor": -1}, {"window": 0.5}, {"window": "2m"}, {"ratio": float("nan")}):
         with pytest.raises(ConfigError, match=f"RetryBudget {next(iter(wrong))}"):
             budget.update(**wrong)
-    with pytest.raises(TypeError, match="percent"):
+    with pytest.raises(TypeError, match=r"^RetryBudget has no setting percent; there are ratio, floor, window"):
         budget.update(percent=20)
     assert budget.settings == RetryBudgetSettings(0.2)
+
+
+def test_it_shows_what_it_allows_and_takes_it_as_the_first() -> None:
+    budget = RetryBudget(0.2, window="30s")
+    assert repr(budget) == 'RetryBudget(ratio=0.2, window="30s")'
+    budget.update(0.3)
+    assert budget.settings == RetryBudgetSettings(0.3, window=30.0)
+    with pytest.raises(TypeError, match=r"^RetryBudget\(\) takes from 0 to 1 positional arguments but 2 were given"):
+        RetryBudget(0.2, 3)
 
 
 def test_the_snapshot_has_settings_and_counters() -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from holdfast.core.duration import Duration
+from holdfast.core.parameters import changed
 from holdfast.core.policy import accepts
 from holdfast.core.settings import Seconds, Settings, about
 
@@ -63,13 +64,13 @@ class RetryBudget:
         """A budget that works by ``settings``."""
         return cls(**msgspec.structs.asdict(settings))
 
-    def update(self, **changes: Any) -> None:
-        """Change some settings while calls are under way. Safe from any thread.
+    def update(self, /, *first: Any, **changes: Any) -> None:
+        """Change some settings while calls are under way; the first may be given by position. Safe from any thread.
 
         What is counted stays; a new ``window`` begins empty. ``ConfigError`` for values that do not fit,
         ``TypeError`` for names that are none; then nothing has changed.
         """
-        self.replace_settings(msgspec.structs.replace(self.settings, **changes))
+        self.replace_settings(changed(type(self).__name__, self.settings, first, changes))
 
     def replace_settings(self, settings: RetryBudgetSettings) -> None:
         """As ``update``, with all settings at once."""
@@ -110,6 +111,9 @@ class RetryBudget:
             "spent": self.spent,
             "denied": self.denied,
         }
+
+    def __repr__(self) -> str:
+        return repr(self.settings)
 
     def _apply(self, settings: RetryBudgetSettings) -> None:
         self.settings = settings
