@@ -19,8 +19,8 @@ from holdfast.core.errors import BulkheadFull
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.permits.partitions import Partition
-from holdfast.resilience.permits.permits import Permits
-from holdfast.resilience.permits.waiters import GRANTED, LEFT, ThreadWaiter, Waiter
+from holdfast.resilience.permits.permits import FULL, Permits
+from holdfast.resilience.permits.waiters import GRANTED, LEFT, WAITING, ThreadWaiter, Waiter
 
 THREADS = 50
 
@@ -262,6 +262,18 @@ def test_a_waiter_that_has_just_given_up_and_still_stands_in_line_is_passed_by()
     bulkhead.exit(bare_call(), token)
     assert (gone.stage, next_one.stage) == (LEFT, GRANTED)
     assert (bulkhead.in_flight, bulkhead.queued) == (1, 0)
+
+
+def test_no_waiter_makes_room_where_nobody_may_wait_any_more() -> None:
+    bulkhead = Bulkhead(1, queue=1, order="lifo", max_wait=30)
+    token = bulkhead.enter(bare_call())
+    waiter, newcomer = (ThreadWaiter(bulkhead._everybody, SYSTEM.now(), inf) for _ in range(2))
+    bulkhead._join(waiter, SYSTEM)
+    bulkhead.update(queue=0)
+    assert bulkhead._join(newcomer, SYSTEM) is FULL
+    assert (waiter.stage, bulkhead.queued, bulkhead.pushed_out) == (WAITING, 1, 0)
+    bulkhead.exit(bare_call(), token)
+    assert waiter.stage is GRANTED
 
 
 def test_the_quick_way_is_taken_again_once_nobody_waits() -> None:

@@ -1,5 +1,6 @@
 """A finalizer or a signal handler that uses the bulkhead in whose middle it runs waits for nothing for ever."""
 
+import threading
 from collections.abc import Hashable
 from types import ModuleType
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.call import bare_call
+from holdfast.core.clock import SYSTEM
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.event import Event
 from holdfast.core.pipeline import Pipeline
@@ -15,6 +17,7 @@ from holdfast.resilience.bulkhead import IN_THE_MIDDLE, Bulkhead, QueueCleared
 from holdfast.resilience.permits import permits, waiters
 from holdfast.resilience.permits.partitions import Partition
 from holdfast.resilience.permits.permits import Permits
+from holdfast.resilience.permits.waiters import Waiter
 from resilience.interruption import interrupted_everywhere
 
 SHORT = 1e-4
@@ -143,3 +146,33 @@ def test_what_changed_in_the_middle_of_a_job_is_told_once_it_is_over(monkeypatch
     monkeypatch.setattr(Permits, "_made", made_meanwhile)
     Pipeline("x", gate).bind(key="new").call(int)
     assert [type(event) for event in heard] == [QueueCleared]
+
+
+@pytest.mark.parametrize("job", ["_made", "_note_news"])
+def test_a_permit_that_comes_back_in_the_middle_of_a_job_is_passed_on_after_it(
+    monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    gate = Bulkhead(1, queue=2, max_wait=30.0, partitions={"*": 1})
+    held = bare_call(key="held")
+    token = [gate.enter(held)]
+    passed = threading.Event()
+    waiter = threading.Thread(target=Pipeline("x", gate).bind(key="waits").call, args=(passed.set,))
+    waiter.start()
+    while not gate.queued:
+        assert waiter.is_alive()
+    original = getattr(Permits, job)
+
+    def meanwhile(permits: Permits, *args: Any) -> Any:
+        if token:
+            assert gate._turns.mine
+            gate.exit(held, token.pop())
+        return original(permits, *args)
+
+    monkeypatch.setattr(Permits, job, meanwhile)
+    if job == "_made":
+        gate._partition("new")
+    else:
+        gate._join(Waiter(gate._everybody, 0.0, 0.0), SYSTEM, waits=False)
+    waiter.join(30)
+    assert passed.is_set()
+    assert (gate.in_flight, gate.queued, token) == (0, 0, [])
