@@ -20,7 +20,7 @@ from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.permits.partitions import Partition
 from holdfast.resilience.permits.permits import FULL, Permits
-from holdfast.resilience.permits.waiters import GRANTED, LEFT, WAITING, ThreadWaiter, Waiter
+from holdfast.resilience.permits.waiters import GRANTED, LEFT, WAITING, TaskWaiter, ThreadWaiter, Waiter
 
 THREADS = 50
 
@@ -274,6 +274,22 @@ def test_no_waiter_makes_room_where_nobody_may_wait_any_more() -> None:
     assert (waiter.stage, bulkhead.queued, bulkhead.pushed_out) == (WAITING, 1, 0)
     bulkhead.exit(bare_call(), token)
     assert waiter.stage is GRANTED
+
+
+def test_a_permit_that_went_to_another_partition_and_back_is_counted_there() -> None:
+    bulkhead = Bulkhead(1, queue=2, partitions={"a": 1, "b": 1})
+    call = bare_call(key="a")
+    token = bulkhead.enter(call)
+
+    async def wait_for_ever() -> TaskWaiter:
+        return TaskWaiter(bulkhead._named["b"], SYSTEM.now(), inf)
+
+    loop = asyncio.new_event_loop()
+    bulkhead._join(loop.run_until_complete(wait_for_ever()), SYSTEM)
+    loop.close()
+    bulkhead.exit(call, token)
+    assert [part.in_flight for part in bulkhead.partitions] == [0, 0]
+    assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
 
 
 def test_the_quick_way_is_taken_again_once_nobody_waits() -> None:
