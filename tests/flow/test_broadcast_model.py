@@ -13,6 +13,8 @@ from holdfast.flow import Broadcast, FellBehind
 from holdfast.flow.broadcast import Slow, Subscription
 
 END = object()
+STEPS = 25
+"""Steps of one run, and so items that may have to be handed over in one of them, each in a turn of its own."""
 
 
 class Box:
@@ -59,7 +61,7 @@ class BroadcastMachine(RuleBasedStateMachine):
             yield item
 
     def turn(self) -> None:
-        self.loop.run_until_complete(turns(12))
+        self.loop.run_until_complete(turns(STEPS + 12))
 
     def advance(self) -> None:
         """Hand over what is pending while somebody listens and nobody holds it up."""
@@ -170,4 +172,4 @@ class BroadcastMachine(RuleBasedStateMachine):
 
 
 TestBroadcast = BroadcastMachine.TestCase
-TestBroadcast.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestBroadcast.settings = settings(max_examples=60, stateful_step_count=STEPS, deadline=None)

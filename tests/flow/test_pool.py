@@ -341,7 +341,7 @@ def test_any_number_of_submitters_can_be_let_in_and_refused_at_once(run: Run) ->
 
     async def main() -> None:
         calls: Calls[int] = Calls()
-        many = 2 * sys.getrecursionlimit()
+        many = sys.getrecursionlimit()
         async with WorkerPool(calls, workers=1, queue=0) as pool:
             first = pool.try_submit(-1)
             with cancellation_scope() as nobody:
