@@ -257,6 +257,23 @@ def test_whoever_has_found_a_partition_that_is_forgotten_in_that_moment_gets_the
     assert (bulkhead.in_flight, token.in_flight) == (0, 0)
 
 
+def test_names_in_use_are_not_looked_through_for_each_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permits, "KEPT", 2)
+    looked: list[Partition] = []
+    retire = Partition.retire
+
+    def count(partition: Partition) -> bool:
+        looked.append(partition)
+        return retire(partition)
+
+    monkeypatch.setattr(Partition, "retire", count)
+    bulkhead = Bulkhead(256, partitions={"*": 1})
+    bulkhead._sweep_at = 2
+    for number in range(256):
+        bulkhead.guard(key=number).__enter__()
+    assert 0 < len(looked) <= 2 * 256
+
+
 def test_a_name_that_only_waits_is_not_forgotten() -> None:
     clock = VirtualClock()
     bulkhead = Bulkhead(1, queue=5, max_wait=10, partitions={"*": 1.0})
