@@ -13,10 +13,10 @@ from holdfast.core.errors import BulkheadFull
 from holdfast.core.event import Event
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience import bulkhead
-from holdfast.resilience.bulkhead import IN_THE_MIDDLE, Bulkhead, QueueCleared
+from holdfast.resilience.bulkhead import IN_THE_MIDDLE, Bulkhead, QueueCleared, QueueStanding
 from holdfast.resilience.permits import permits, waiters
 from holdfast.resilience.permits.partitions import Partition
-from holdfast.resilience.permits.permits import Permits
+from holdfast.resilience.permits.permits import NEWS_LIMIT, Permits
 from holdfast.resilience.permits.waiters import Waiter
 from resilience.interruption import interrupted_everywhere
 
@@ -176,3 +176,18 @@ def test_a_permit_that_comes_back_in_the_middle_of_a_job_is_passed_on_after_it(
     waiter.join(30)
     assert passed.is_set()
     assert (gate.in_flight, gate.queued, token) == (0, 0, [])
+
+
+def test_news_are_told_in_their_order_and_no_more_than_are_kept() -> None:
+    gate = Bulkhead(1, queue=1)
+    heard: list[tuple[type[Event], float]] = []
+    gate.listeners.subscribe(lambda event: heard.append((type(event), getattr(event, "seconds", 0.0))))
+    for number in range(NEWS_LIMIT):
+        gate._untold.append((False, 0, -1.0))
+        gate._untold.append((number % 2 == 0, 1, float(number)))
+    gate._spread()
+    assert len(heard) == NEWS_LIMIT
+    assert heard[-2:] == [(QueueCleared, -1.0), (QueueCleared, NEWS_LIMIT - 1.0)]
+    assert (QueueStanding, NEWS_LIMIT - 2.0) in heard
+    gate._spread()
+    assert len(heard) == NEWS_LIMIT
