@@ -97,9 +97,14 @@ class Flights:
                 raise DeadlineExceeded(name, "the deadline had passed before the call began")
             if len(self._ending) >= ENDING_LIMIT:
                 return await work(call, _unshared(call, criticality))
-            flight = self._begin(loop, flights, key, Flight(call.copy(), criticality), work, name)
+            flight = Flight(call.copy(), criticality)
+            begin_wait(flight.running)  # before it begins: an eager task may go far at once
+            try:
+                self._begin(loop, flights, key, flight, work, name)
+            except BaseException:  # a task factory of the user's
+                end_wait(flight.running)
+                raise
             self.led += 1
-            begin_wait(flight.running)
         elif not begin_wait(flight.running):
             return await work(call, _unshared(call, criticality))
         else:
@@ -170,7 +175,7 @@ class Flights:
         work: Work,
         name: str,
         deadline: float = inf,
-    ) -> Flight:
+    ) -> None:
         flight.call.verdict = IGNORED
         flight.call.deadline = deadline
         flights[key] = flight
@@ -184,7 +189,6 @@ class Flights:
         self._tasks.add(flight.task)
         # A task that is cancelled before its first step never runs.
         flight.task.add_done_callback(partial(self._end, flights, key, flight))
-        return flight
 
     async def _execute(self, flights: Table, key: Hashable, flight: Flight, work: Work) -> None:
         INSIDE.set(flight.running)
