@@ -292,6 +292,28 @@ def test_a_permit_that_went_to_another_partition_and_back_is_counted_there() -> 
     assert (bulkhead.in_flight, bulkhead.queued) == (0, 0)
 
 
+@pytest.mark.parametrize(("late", "stage", "in_flight"), [(0.0, WAITING, 0), (-0.25, GRANTED, 1)])
+def test_a_waiter_has_until_its_time_is_over_and_no_longer(late: float, stage: Any, in_flight: int) -> None:
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=1)
+    token = bulkhead.enter(bare_call())
+    waiter = ThreadWaiter(bulkhead._everybody, clock.now(), clock.now() + 1.0)
+    bulkhead._join(waiter, clock)
+    clock.advance(1.0 + late)
+    bulkhead.exit(bare_call(), token)
+    assert (waiter.stage, bulkhead.in_flight, bulkhead.queued) == (stage, in_flight, 0)
+
+
+def test_a_task_may_be_woken_by_its_timer_and_by_a_permit_at_once() -> None:
+    async def main() -> None:
+        waiter = TaskWaiter(Partition(None), 0.0, inf)
+        assert waiter.wake()
+        assert waiter.wake()
+        await waiter.wait(30.0)
+
+    asyncio.run(main())
+
+
 def test_the_quick_way_is_taken_again_once_nobody_waits() -> None:
     clock = VirtualClock()
     bulkhead = Bulkhead(1, queue=2, max_wait=1000)
