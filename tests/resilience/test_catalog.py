@@ -223,6 +223,8 @@ def test_every_kind_shows_its_parameters_and_itself(kind: str, settings: dict[st
     seen = inspect.signature(policy)
     known = fields(kind)
     assert list(seen.parameters) == [field.name for field in known]
+    by_position = [parameter for parameter in seen.parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY]
+    assert by_position == [seen.parameters[policy.settings_type().positional()]]
     for field in known:
         parameter = seen.parameters[field.name]
         assert (parameter.default is inspect.Parameter.empty) is field.required
