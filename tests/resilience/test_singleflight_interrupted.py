@@ -164,6 +164,16 @@ def test_a_thread_that_only_the_interpreter_knows_of_may_lead(monkeypatch: pytes
     assert (results, begun) == (["answer"], [1])
 
 
+def test_an_execution_whose_thread_is_gone_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threadflights, "SLICE", 0.001)
+    policy = SingleFlight(key=lambda call: "x")
+    # What a fork leaves behind: an execution under way, and no thread that is at it.
+    gone = threadflights.ThreadFlight(Criticality.CRITICAL, float("inf"), -1)
+    policy._thread_flights._flights["x"] = gone
+    assert Pipeline("x", policy)(lambda: "answer")() == "answer"
+    assert policy.snapshot() == {"executions": 1, "shared": 1, "abandoned": 0, "under_way": 0}
+
+
 def test_a_forked_process_waits_for_nothing_that_was_left_behind() -> None:
     policy = SingleFlight(key=lambda call: call.args[0])
     begun: list[int] = []
@@ -191,3 +201,56 @@ def test_a_forked_process_waits_for_nothing_that_was_left_behind() -> None:
     may_end.set()
     leader.join(PATIENCE)
     assert policy.snapshot()["under_way"] == 0
+
+
+def test_the_thread_that_forks_goes_on_with_what_it_has_begun() -> None:
+    policy = SingleFlight(key=lambda call: "same")
+    begun: list[int] = []
+
+    @policy
+    def work() -> dict[str, Any]:
+        begun.append(1)
+        if len(begun) == 1:
+            policy._thread_flights._process = -1  # what a child finds
+            return work()
+        return policy.snapshot()
+
+    assert work() == {"executions": 1, "shared": 0, "abandoned": 0, "under_way": 1}
+    assert policy.snapshot()["under_way"] == 0
+
+
+def test_two_never_take_the_same_place_also_when_keys_let_other_threads_run() -> None:
+    policy = SingleFlight(key=lambda call: call.args[0])
+    begun: list[int] = []
+    may_end = threading.Event()
+
+    @policy
+    def work(key: object) -> str:
+        begun.append(1)
+        if len(begun) == 1:
+            assert may_end.wait(PATIENCE)
+        return "answer"
+
+    class Key:
+        """Lets somebody else ask for the same just as one is about to take the place of what was forgotten."""
+
+        def __hash__(self) -> int:
+            if flights and flights[0].replaced:
+                flights.clear()
+                assert in_thread(lambda: work(self)) == "answer"
+            return 1
+
+    flights: list[threadflights.ThreadFlight] = []
+    key = Key()
+    leader = threading.Thread(target=work, args=(key,), daemon=True)
+    leader.start()
+    wait_for(lambda: begun)
+    policy.forget(key)
+    flights += policy._thread_flights._flights.values()
+    assert work(key) == "answer"
+    # The one in between could not wait for the end of that, and ran unshared.
+    assert policy.snapshot()["executions"] == 2
+    assert len(begun) == 3
+    may_end.set()
+    leader.join(PATIENCE)
+    assert not policy._thread_flights._flights

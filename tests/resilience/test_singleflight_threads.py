@@ -347,16 +347,6 @@ def test_an_execution_that_asks_for_itself_does_not_wait_for_itself() -> None:
     assert depth == [0, 1, 2, 3]
 
 
-def test_an_execution_whose_thread_is_gone_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threadflights, "SLICE", 0.001)
-    policy = SingleFlight(key=lambda call: "x")
-    # What a fork leaves behind: an execution under way, and no thread that is at it.
-    gone = threadflights.ThreadFlight(Criticality.CRITICAL, float("inf"), -1)
-    policy._thread_flights._flights["x"] = gone
-    assert Pipeline("x", policy)(lambda: "answer")() == "answer"
-    assert policy.snapshot()["under_way"] == 0
-
-
 @pytest.mark.parametrize("callers", [1, 3])
 def test_nothing_is_left_for_the_garbage_collector(callers: int) -> None:
     class Failure(Exception):

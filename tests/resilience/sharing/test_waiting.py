@@ -307,6 +307,26 @@ def test_a_wait_that_was_refused_or_has_ended_is_forgotten() -> None:
     end_wait(other)
 
 
+def test_a_wait_for_what_could_not_begin_is_forgotten() -> None:
+    policy = SingleFlight(key=by_first)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError
+
+    @policy
+    async def ask(name: str) -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(broken)
+        with pytest.raises(MemoryError):
+            await ask("inner")
+        loop.set_task_factory(None)
+        own = INSIDE.get()
+        assert own is not None
+        return len(own.awaits)
+
+    assert asyncio.run(ask("outer")) == 0
+
+
 def test_a_context_that_outlives_an_execution_holds_neither_its_result_nor_its_arguments() -> None:
     class Big:
         pass
