@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.call import Call
+from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.context import deadline_within
 from holdfast.core.errors import DeadlineExceeded
@@ -18,6 +19,7 @@ from holdfast.resilience.hedge import Hedge, HedgeStarted
 from holdfast.resilience.racing.quantile import BATCH
 from holdfast.resilience.retrying.budget import RetryBudget
 from holdfast.resilience.timeout import Timeout
+from resilience.loops import RunAsync
 from resilience.scripted import NEVER, Dependency, Seen
 
 NONE = {"ratio": 0.0, "floor": 0.0}
@@ -81,8 +83,8 @@ def test_a_time_limit_around_it_counts_before_the_delay_is_known_and_a_lost_inte
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await pipeline.acall(asyncio.sleep, 5.0)
-        assert hedge.quantile is not None
-        assert hedge.quantile.batch == []
+        assert hedge.recent is not None
+        assert hedge.recent.batch == []
         for _ in range(BATCH):
             with contextlib.suppress(DeadlineExceeded):
                 await pipeline.acall(asyncio.sleep, 5.0)
@@ -133,8 +135,8 @@ def test_a_first_attempt_that_got_nowhere_before_the_hedge_won_counts_as_slow() 
 
     clock.run(main())
     assert hedge.won == 1
-    assert hedge.quantile is not None
-    assert hedge.quantile.batch == [pytest.approx(0.2)]
+    assert hedge.recent is not None
+    assert hedge.recent.batch == [pytest.approx(0.2)]
 
 
 def test_calls_under_way_when_the_quantile_takes_over_are_not_learned_from() -> None:
@@ -172,8 +174,8 @@ def test_sync_calls_under_way_when_the_quantile_takes_over_are_not_learned_from(
     caller.join(30.0)
     hedge.close()
     assert not caller.is_alive()
-    assert hedge.quantile is not None
-    assert hedge.quantile.batch == []
+    assert hedge.recent is not None
+    assert hedge.recent.batch == []
 
 
 def test_a_change_of_the_settings_holds_at_once_however_small_it_is() -> None:
@@ -263,3 +265,80 @@ def test_loops_that_are_closed_are_forgotten_and_their_tasks_too() -> None:
             assert coroutine is not None
             with contextlib.suppress(RuntimeError):  # no loop takes its farewell
                 coroutine.close()
+
+
+def test_loops_of_threads_that_are_gone_are_forgotten() -> None:
+    hedge = Hedge(60.0)
+    pipeline = Pipeline("x", hedge)
+    gate = threading.Barrier(3, timeout=30.0)
+
+    def one() -> None:
+        gate.wait()  # all at a time, so that no thread has the name of another one
+        asyncio.run(pipeline.acall(asyncio.sleep, 0.0))
+        gate.wait()
+
+    threads = [threading.Thread(target=one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+        assert not thread.is_alive()
+    asyncio.run(pipeline.acall(asyncio.sleep, 0.0))
+    assert len(hedge._pace.lanes) == 1
+    assert len(hedge._pace._by_loop) == 1
+
+
+def test_an_error_that_is_an_answer_is_learned_from_like_any_other_answer() -> None:
+    clock = VirtualClock(start=0.0)
+    hedge = Hedge(window=3600.0, budget=NONE)
+    pipeline = Pipeline("x", hedge, clock=clock, classify=Classifier(record=(OSError,)))
+
+    async def main() -> None:
+        for number in range(2 * BATCH):
+            with contextlib.suppress(KeyError, OSError):
+                error = KeyError("no such book") if number % 2 else OSError("down")
+                await pipeline.acall(Dependency((0.1, error)))
+        assert hedge.delay == pytest.approx(0.1)
+        with contextlib.suppress(KeyError):
+            await pipeline.acall(Dependency((0.05, KeyError("no such book"))))
+        with contextlib.suppress(KeyError):
+            await pipeline.acall(Dependency((0.5, KeyError("no such book"))))
+
+    clock.run(main())
+    assert hedge.recent is not None
+    assert hedge.recent.batch == pytest.approx([0.05, 0.5])
+
+
+def test_another_window_begins_empty_and_an_unknown_delay_is_none() -> None:
+    clock = VirtualClock(start=0.0)
+    hedge = Hedge(window=3600.0)
+    clock.run(usual(Pipeline("x", hedge, clock=clock)))
+    assert hedge.snapshot()["delay"] == pytest.approx(0.1)
+    hedge.update(window=30.0)
+    snapshot = hedge.snapshot()
+    assert (snapshot["delay"], snapshot["samples"]) == (None, 0)
+
+
+def test_sync_calls_fill_the_budget_too() -> None:
+    hedge = Hedge(60.0, budget={"ratio": 0.5, "floor": 0.0})
+    pipeline = Pipeline("x", hedge)
+    for _ in range(3):
+        pipeline.call(int)
+    hedge.close()
+    assert hedge.snapshot()["budget"]["requests"] == 3
+
+
+def test_the_calls_of_a_loop_share_one_lane(run_async: RunAsync) -> None:
+    hedge = Hedge(60.0)
+    pipeline = Pipeline("x", hedge)
+
+    async def main() -> None:
+        calls = [asyncio.ensure_future(pipeline.acall(asyncio.sleep, NEVER)) for _ in range(3)]
+        await asyncio.sleep(0)
+        (lane,) = hedge._pace._by_loop.values()
+        assert len(lane.late) == 3
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+
+    run_async(main())

@@ -6,7 +6,7 @@ from math import inf
 from threading import get_ident
 from typing import Annotated, Any, ClassVar, Final
 
-from holdfast.core.call import FAILED, OK, AsyncHandler, Call, Handler
+from holdfast.core.call import FAILED, OK, AsyncHandler, Call, Handler, Verdict
 from holdfast.core.clock import Clock
 from holdfast.core.duration import Duration
 from holdfast.core.errors import DeadlineExceeded
@@ -77,8 +77,10 @@ class _Pace:
         loop = asyncio.get_running_loop()
         lane = self._by_loop.get((loop, id(clock)))  # the lane keeps the clock, so the id stays its own
         if lane is None:
-            for known in [known for known in tuple(self._by_loop) if known[0].is_closed()]:
-                self._by_loop.pop(known, None)
+            for key in [key for key in tuple(self._by_loop) if key[0].is_closed()]:
+                self._by_loop.pop(key, None)
+            for thread in [thread for thread, known in tuple(self.lanes.items()) if known.loop.is_closed()]:
+                self.lanes.pop(thread, None)
             # Tasks of a loop that was closed before they ended will never say so.
             lost = [task for task in tuple(policy.under_way) if task.get_loop().is_closed()]
             policy.under_way.difference_update(lost)
@@ -214,6 +216,7 @@ class Hedge(Policy[HedgeSettings]):
             except BaseException as error:
                 hedged = late.pop(call, None) is None
                 if not hedged and not (call.verdict is FAILED and isinstance(error, Exception)):
+                    self._learn_error(quantile, call.verdict, error, call.now - began, call.now)
                     del task, entry  # what is raised knows this frame, and the task that it ends knows that
                     raise
                 own = Outcome(call.verdict, call.now, None, error)
@@ -255,8 +258,8 @@ class Hedge(Policy[HedgeSettings]):
             self.listeners.emit(lambda: HedgeWon(at, self.name, call.operation))
 
     @property
-    def quantile(self) -> RecentQuantile | None:
-        """What the delay follows; None when it is fixed."""
+    def recent(self) -> RecentQuantile | None:
+        """The latency of the last answers, which the delay follows; None when it is fixed."""
         return self._quantile
 
     def learn(self, quantile: RecentQuantile | None, seconds: float, now: float) -> None:
@@ -285,9 +288,8 @@ class Hedge(Policy[HedgeSettings]):
         quantile = self._quantile
         try:
             result = inner(call)
-        except DeadlineExceeded:
-            if call.verdict is FAILED:  # else the call has not even begun
-                self.learn_cut(quantile, call.now - began, call.now)
+        except BaseException as error:
+            self._learn_error(quantile, call.verdict, error, call.now - began, call.now)
             raise
         if call.verdict is OK:
             self.learn(quantile, call.now - began, call.now)
@@ -298,9 +300,8 @@ class Hedge(Policy[HedgeSettings]):
         quantile = self._quantile
         try:
             result = await inner(call)
-        except (DeadlineExceeded, asyncio.CancelledError):
-            if call.verdict is FAILED:  # else somebody has just lost interest
-                self.learn_cut(quantile, call.now - began, call.now)
+        except BaseException as error:
+            self._learn_error(quantile, call.verdict, error, call.now - began, call.now)
             raise
         if call.verdict is OK:
             self.learn(quantile, call.now - began, call.now)
@@ -308,13 +309,23 @@ class Hedge(Policy[HedgeSettings]):
 
     def _learn_own(self, quantile: RecentQuantile | None, own: Outcome, beaten: bool, call: Call, began: float) -> None:
         """What the caller's own attempt, that has been hedged, says of the latency."""
-        if own.answered:
-            self.learn(quantile, own.now - began, own.now)
-        elif beaten:
+        if beaten and not own.answered:
             now = call.clock.now()  # it may not have got as far as the dependency, and its stamp is old
             self.learn(quantile, now - began, now)
-        elif own.verdict is FAILED and isinstance(own.error, DeadlineExceeded | asyncio.CancelledError):
-            self.learn_cut(quantile, own.now - began, own.now)
+        elif own.error is None:
+            if own.answered:
+                self.learn(quantile, own.now - began, own.now)
+        else:
+            self._learn_error(quantile, own.verdict, own.error, own.now - began, own.now)
+
+    def _learn_error(
+        self, quantile: RecentQuantile | None, verdict: Verdict, error: BaseException, seconds: float, now: float
+    ) -> None:
+        """What an attempt that raised says of the latency: an answer tells it, and so does time that ran out."""
+        if verdict is OK:
+            self.learn(quantile, seconds, now)
+        elif verdict is FAILED and isinstance(error, DeadlineExceeded | asyncio.CancelledError):
+            self.learn_cut(quantile, seconds, now)
 
     def _turn(self, quantile: RecentQuantile, now: float) -> None:
         with self.lock:

@@ -203,7 +203,7 @@ class ThreadRace:
         self._call = call
         self._inner = inner
         self._began = call.now
-        self._quantile = policy.quantile
+        self._quantile = policy.recent
         self._begun = 0
         self._under_way: dict[Call, Cancellation] = {}
         self._outcomes: list[Outcome] = []
