@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.core.call import FAILED, IGNORED
+from holdfast.core.call import FAILED, IGNORED, OK
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.context import cancellation_scope
@@ -303,3 +303,13 @@ def test_the_winner_in_a_thread_stamps_the_callers_verdict_and_a_refusal_counts_
     hedge.close()
     assert [call[:2] for call in seen.calls] == [(1, FAILED)]
     assert len(begun) == 1
+
+
+def test_what_counts_stamps_the_call_with_its_own_end() -> None:
+    outside = Seen()
+    outside.timed = True
+    ask(Dependency((0.02, OSError("down")), (0.03, "second")), Hedge(60.0), outside=(outside,))
+    assert outside.calls == [(1, OK, pytest.approx(0.05))]
+    outside.calls.clear()
+    ask(Dependency((0.02, OSError("down")), (0.03, OSError("too"))), Hedge(60.0), outside=(outside,))
+    assert outside.calls == [(1, FAILED, pytest.approx(0.02))]
