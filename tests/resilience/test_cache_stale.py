@@ -240,6 +240,7 @@ def test_an_old_result_that_is_asked_for_outlives_those_that_are_not() -> None:
         clock.advance(10)
         for number in range(20, 40):
             await call(number)
+            await call(number)  # the hand goes past it, and round to the oldest
             assert await call("kept") == "kept"  # old
             await turns()
         assert asked.count("kept") == 2

@@ -307,6 +307,26 @@ def test_a_wait_that_was_refused_or_has_ended_is_forgotten() -> None:
     end_wait(other)
 
 
+def test_after_an_execution_its_thread_is_inside_of_what_it_was_before() -> None:
+    seen: list[Running | None] = []
+
+    @SingleFlight(key=by_first)
+    def ask(name: str) -> None:
+        before = INSIDE.get()
+        if name == "outer":
+            ask("inner")
+        seen.append(before)
+        assert INSIDE.get() is before
+
+    ask("outer")
+    assert INSIDE.get() is None
+    inner, outer = seen
+    assert inner is not outer
+    assert inner is not None
+    assert outer is not None
+    assert outer.awaits == []
+
+
 def test_a_wait_for_what_could_not_begin_is_forgotten() -> None:
     policy = SingleFlight(key=by_first)
 
