@@ -92,6 +92,7 @@ def test_parameters_that_do_not_fit_are_a_type_error_in_the_words_of_python(
             "Lift wait: got 'soon', expected a duration such as 500ms or 1m30s, more than 0s, at most 90s",
         ),
         ({"wait": "2m"}, "Lift wait: got '2m', expected a duration such as 500ms or 1m30s, more than 0s, at most 90s"),
+        ({"floors": None}, "Lift floors: expected a whole number, at least 1; it is None"),
         ({"rest": 0}, "Lift rest: got 0, expected a duration such as 500ms or 1m30s, more than 0s"),
         ({"mode": "upp"}, 'Lift mode: got \'upp\', expected "up" or "down"; did you mean up?'),
         ({"close": 600}, "Lift close: got 600s, expected at most a hundred times wait, which is 1s"),
@@ -107,7 +108,7 @@ def test_a_wrong_value_is_shown_as_people_write_it_and_changes_nothing(values: d
     lift = Lift(1)
     before = lift.settings
     with pytest.raises(ConfigError) as caught:
-        lift.update(floors=9, **values)
+        lift.update(**{"floors": 9, **values})
     assert str(caught.value) == message
     assert (lift.settings, lift.applied) == (before, [1.0])
 

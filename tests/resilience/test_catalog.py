@@ -68,6 +68,13 @@ def test_exceptions_are_classified_as_the_data_says() -> None:
         ([{"timeout": False}], "pipeline[0].timeout.seconds: got False, expected a duration"),
         ([{"classify": 5}], "pipeline[0].classify: got 5, expected a table"),
         ([{"classify": {"only": []}}], "pipeline[0].classify.only: expected ignore or record"),
+        ([{"classify": {"ignor": []}}], "pipeline[0].classify.ignor: expected ignore or record; did you mean ignore?"),
+        (
+            [{"timeout": None}],
+            "pipeline[0].timeout.seconds: expected a duration such as 500ms or 1m30s, more than 0s; it",
+        ),
+        ([{"retry": {"budget": {"ratoi": 1}}}], "pipeline[0].retry.budget.ratoi: expected the name of a setting; did"),
+        ([{"breaker": {"open": 600}}], "pipeline[0].breaker.open_max: got 60s, expected at least open, which is 600s"),
         ([{"classify": {"ignore": ["Nope"]}}], "pipeline[0].classify.ignore: got ['Nope'], expected the name of an"),
         ([{"classify": {"ignore": 5}}], "pipeline[0].classify.ignore: got 5, expected exceptions"),
         ([{"classify": {}}, {"classify": {}}], "pipeline[1].classify: expected one classify in a pipeline"),

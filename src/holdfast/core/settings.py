@@ -86,7 +86,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 read = from_plain(field.kinds, value)
             except Refused as refused:
                 shown = None if field.secret else value
-                raise ConfigError(f"{owner} {field.name}", shown, refused.expected, hint=refused.hint) from None
+                # A message shows no value for None, which is what a forgotten one is as a rule.
+                hint = refused.hint or ("it is None" if value is None else "")
+                raise ConfigError(f"{owner} {field.name}", shown, refused.expected, hint=hint) from None
             except ConfigError as error:
                 raise placed(error, f"{owner} {field.name}") from None
             if read is not value:

@@ -202,7 +202,9 @@ def _classifier(value: object, place: str, source: str) -> Classifier:
     read: dict[str, tuple[type[BaseException], ...]] = {}
     for name, listed in value.items():
         if name not in ("ignore", "record"):
-            raise ConfigError(f"{place}.{name}", None, "ignore or record", source=source)
+            near = nearest(str(name), ("ignore", "record"))
+            hint = f"did you mean {near}?" if near else ""
+            raise ConfigError(f"{place}.{name}", None, "ignore or record", source=source, hint=hint)
         try:
             read[name] = ERRORS.read(listed)
         except Refused as refused:
