@@ -104,7 +104,7 @@ def test_a_permit_that_comes_after_the_deadline_is_passed_on() -> None:
         assert await patient == "patient"
 
     clock.run(main())
-    assert (bulkhead.in_flight, room.order) == (0, ["patient"])
+    assert (bulkhead.in_flight, room.order, bulkhead.timeouts) == (0, ["patient"], 1)
 
 
 def test_a_waiter_whose_time_is_over_is_passed_by_although_its_timer_has_not_run() -> None:

@@ -125,7 +125,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             self.in_flight = in_flight + 1
             return True
         if self._open >= 0:  # no partitions: a refusal is as cheap as can be
-            facts = _facts, in_flight, self._limit, self.queued
+            facts = _facts, in_flight, self._open, self.queued
             if self.settings.observe:
                 self.refuse(call, BulkheadFull(self.name, self._full, None, facts))
                 return None

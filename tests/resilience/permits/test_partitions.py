@@ -123,6 +123,17 @@ def test_a_table_of_partitions_is_bounded() -> None:
         Bulkhead(partitions={str(number): 1 for number in range(LISTED_LIMIT + 1)})
 
 
+def test_a_table_may_be_as_long_as_the_limit_says_and_percent_may_stand_apart() -> None:
+    shares: dict[Any, Any] = {**dict.fromkeys(range(LISTED_LIMIT - 1), 1), "x": " 30 % "}
+    bulkhead = Bulkhead(10, partitions=shares)
+    assert [part.limit for part in bulkhead.partitions if part.key == "x"] == [3]
+
+
+def test_a_names_part_of_the_queue_is_rounded_up() -> None:
+    bulkhead = Bulkhead(3, queue=2, partitions={"a": 1, "b": 2})
+    assert {part.key: part.places for part in bulkhead.partitions} == {"a": 1, "b": 2}
+
+
 def test_a_name_that_waits_takes_no_place_from_others_and_lets_others_pass() -> None:
     clock = VirtualClock()
     bulkhead = Bulkhead(4, queue=4, max_wait=10, partitions={"noisy": 0.5, "quiet": 1.0})

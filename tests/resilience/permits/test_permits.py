@@ -18,6 +18,7 @@ from holdfast.core.context import deadline_within
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.bulkhead import Bulkhead
+from holdfast.resilience.permits import permits
 from holdfast.resilience.permits.partitions import Partition
 from holdfast.resilience.permits.permits import FULL, Permits
 from holdfast.resilience.permits.waiters import GRANTED, LEFT, WAITING, TaskWaiter, ThreadWaiter, Waiter
@@ -312,6 +313,47 @@ def test_a_task_may_be_woken_by_its_timer_and_by_a_permit_at_once() -> None:
         await waiter.wait(30.0)
 
     asyncio.run(main())
+
+
+def test_a_thread_that_is_interrupted_while_it_waits_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    bulkhead = Bulkhead(1, queue=1)
+    call = bare_call()
+    token = bulkhead.enter(call)
+
+    def interrupted(waiter: ThreadWaiter, seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadWaiter, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bulkhead.call(print)
+    assert (bulkhead.in_flight, bulkhead.queued) == (1, 0)
+    bulkhead.exit(call, token)
+    assert bulkhead.in_flight == 0
+
+
+@pytest.mark.parametrize("shares", [{}, {"*": 1}])
+def test_a_refusal_in_the_middle_of_new_settings_tells_the_real_limit(shares: dict[str, int]) -> None:
+    bulkhead = Bulkhead(2, partitions=shares)
+    bulkhead._limit = -1  # as it is for a moment, when somebody waits
+    bulkhead._open = min(bulkhead._open, 2)
+    bulkhead.in_flight = 2
+    with pytest.raises(BulkheadFull) as caught:
+        bulkhead.enter(bare_call(key="a"))
+    assert caught.value.snapshot["limit"] == 2
+
+
+def test_a_line_stands_once_it_has_for_longer_than_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permits, "STANDING", 1.0)
+    clock = VirtualClock()
+    bulkhead = Bulkhead(1, queue=1)
+    token = bulkhead.enter(bare_call())
+    bulkhead._join(ThreadWaiter(bulkhead._everybody, clock.now(), inf), clock)
+    for seconds, stands in ((1.0, False), (0.5, True)):
+        clock.advance(seconds)
+        bulkhead._refresh()
+        assert bulkhead._standing is stands
+    bulkhead.exit(bare_call(), token)
+    assert not bulkhead._standing
 
 
 def test_the_quick_way_is_taken_again_once_nobody_waits() -> None:
