@@ -38,6 +38,20 @@ def test_a_sync_call_waits_for_its_turn(algorithm: Any) -> None:
     assert limit.waited >= 6
 
 
+@pytest.mark.parametrize("algorithm", ["token_bucket", "gcra", "leaky_bucket", "sliding_log"])
+@pytest.mark.parametrize("start", [1000.0, 3.2e8])
+def test_a_thread_that_waits_again_and_again_gets_all_of_a_fast_rate(algorithm: Any, start: float) -> None:
+    """Also after ten years, when the clock resolves 60 ns: half of that may be lost with each use."""
+    clock = VirtualClock(start)
+    limit = RateLimit("5000/s", algorithm=algorithm, clock=clock)
+    while limit.try_acquire():
+        pass
+    began = clock.now()
+    for _ in range(10_000):
+        limit.acquire(1, 5)
+    assert 0.999 * 10_000 / 5000 <= clock.now() - began <= 10_000 / 5000 / 0.999 + 1 / 5000
+
+
 @EVERY
 def test_async_calls_wait_side_by_side(algorithm: Any) -> None:
     clock = VirtualClock()

@@ -24,8 +24,8 @@ WORDS: Final = {
 EXAMPLES: Final = "100/s, 5/m, 1000/h, 1/10s"
 TEXT_LIMIT: Final = 64
 """Characters; no sensible rate is longer."""
-SLOWEST: Final = 1e-18
-"""A second, less than one in the age of the universe. What is computed from slower rates overflows."""
+SLOWEST: Final = 1e-15
+"""A second: one in thirty million years. What is computed from slower rates overflows."""
 FASTEST: Final = 1e24
 """A second; so with faster ones."""
 
@@ -66,7 +66,10 @@ class Rate(float):
     __hash__ = float.__hash__
 
     def __str__(self) -> str:
-        return format_rate(self)
+        try:
+            return format_rate(self)
+        except ValueError:  # no limit can be made of it, but it can be shown
+            return repr(self)
 
     def __repr__(self) -> str:
         return f"Rate({self.count!r}, {self.period!r})"

@@ -16,11 +16,11 @@ from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Gate, accepts
 from holdfast.resilience.rates import Meter, TokenBucket
 from holdfast.resilience.rates.book import MAIN, Book
-from holdfast.resilience.rates.line import LATENESS, Bell, TaskBell, ThreadBell, thread_bell
+from holdfast.resilience.rates.line import LATENESS, NAP, Bell, TaskBell, ThreadBell, thread_bell
 from holdfast.resilience.rates.meter import GRAIN, check_amount, checked_patience
 from holdfast.resilience.rates.reservation import Reservation
 from holdfast.resilience.rates.settings import RateLimitSettings
-from holdfast.resilience.rates.token_bucket import quota
+from holdfast.resilience.rates.token_bucket import ROUNDING, quota
 
 if TYPE_CHECKING:
     from holdfast.core.pipeline import Pipeline
@@ -114,7 +114,8 @@ class RateLimit(Gate[RateLimitSettings]):
                     return None
             elif after != inf:
                 terms = bucket.terms
-                if 0 <= call.cost <= terms.limit and self._strict:
+                far = after - earned > ROUNDING * (earned + bucket.size)
+                if far and 0 <= call.cost <= terms.limit and self._strict:
                     facts = quota, terms, earned - spent
                     wait = (after - earned) / bucket.rate + GRAIN
                     raise self.counted(call, RateLimited(self.name, terms.text, wait, facts))
@@ -353,7 +354,7 @@ class RateLimit(Gate[RateLimitSettings]):
                     if isinstance(bell, TaskBell):
                         await bell.wait(rest)
                     else:
-                        await call.clock.sleep(rest)
+                        await call.clock.sleep(max(rest, NAP))
             except BaseException:
                 self._book.abandon(place, call.clock.now())
                 raise

@@ -146,6 +146,18 @@ def test_tokens_are_kept_when_the_rate_changes_and_spilt_when_the_burst_shrinks(
     assert tested.left(START + 100) == 8
 
 
+@pytest.mark.parametrize(("rate", "limit"), [(1 / 86400, 1000), (1e-15, 1), (10, 2.3), (1e6, 0.7), (0.1, 1e6)])
+@pytest.mark.parametrize("start", [1.0, START, 3.2e8])
+def test_a_full_bucket_gives_all_that_it_has(rate: float, limit: float, start: float) -> None:
+    """Whatever the clock says: floats must not make it lack a hair."""
+    for step in range(200):
+        now = start + step * 0.7
+        taken, reserved = bucket(rate, limit), bucket(rate, limit)
+        assert taken.take(now, limit)
+        assert reserved.reserve(now, limit, 0.0)[0] == 0
+        assert not taken.take(now, limit * 1e-3 + rate * 1e-6)
+
+
 class Model:
     """The bucket as a child would keep it: exact fractions, step by step, as x/time/rate has it."""
 

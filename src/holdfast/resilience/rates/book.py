@@ -75,7 +75,7 @@ class Book:
         place = reservation.mark
         if not isinstance(place, Place):
             left = reservation.when - now
-            return max(left, NAP) if left > GRAIN else 0.0
+            return left if left > GRAIN else 0.0
         rest = self._turns.run(self._rest, place, now, clock)
         return NAP if rest is None else rest
 

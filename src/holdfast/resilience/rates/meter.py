@@ -13,7 +13,10 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 GRAIN: Final = 1e-9
-"""Seconds that do not count: what is due in less is due. A clock's resolution, and more than floats lose."""
+"""Seconds that do not count: what is due in less is due. More than floats lose in the first months of uptime.
+
+So each promise below is for an interval that is longer by so much, or by what the clock resolves if that is more.
+"""
 
 APART: Final = 2e-9
 """Seconds between reservations that would be due at the same time, so that timers keep their order."""

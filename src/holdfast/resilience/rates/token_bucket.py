@@ -8,9 +8,12 @@ Promise: in any interval of t seconds never more than rate * t + limit, and unde
 """
 
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from holdfast.resilience.rates.meter import GRAIN, NEVER, WHOLE, Meter, Terms
+
+ROUNDING: Final = 4e-16
+"""Of the largest number in a sum, what it may be wrong by: a full bucket gives all that it has, however slow or old."""
 
 
 class TokenBucket(Meter):
@@ -45,7 +48,7 @@ class TokenBucket(Meter):
         if spent < floor:
             spent = floor
         after = spent + n
-        if after <= earned and after >= spent:
+        if after <= earned + ROUNDING * (earned + self.size) and after >= spent:
             self.seen = now
             self.spent = after
             return True
@@ -65,7 +68,7 @@ class TokenBucket(Meter):
         if not 0 <= n <= self.terms.limit or spent == inf:
             return inf, None
         axis = earned - self.shift
-        mark = after - self.shift if after > earned else axis
+        mark = after - self.shift if after > earned + ROUNDING * (earned + self.size) else axis
         last = peak = NEVER
         refunded = False
         if self.last > axis:
