@@ -149,3 +149,20 @@ def test_a_clock_for_nobody_is_a_mistake() -> None:
         raise AssertionError("not to run")
     with pytest.raises(LookupError, match="not decorated"), on_clock(VirtualClock(), print):
         raise AssertionError("not to run")
+
+
+def test_an_instant_clock_goes_on_from_the_time_it_stands_in_for_and_lets_others_run() -> None:
+    pipeline = Pipeline("x", clock=VirtualClock(start=77.0))
+    seen: list[str] = []
+
+    async def main() -> None:
+        with without_waiting(pipeline) as clock:
+            assert clock.now() == 77.0
+            other = asyncio.ensure_future(asyncio.sleep(0))
+            other.add_done_callback(lambda _: seen.append("ran"))
+            for _ in range(5):
+                await clock.sleep(60)
+            assert (clock.now(), seen) == (77.0 + 300.0, ["ran"])
+        await other
+
+    asyncio.run(main())

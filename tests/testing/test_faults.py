@@ -200,3 +200,15 @@ def test_what_cannot_be_raised_is_refused_before_a_policy_takes_it_for_a_failure
 def test_a_delay_that_makes_no_sense_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="0 or more seconds"), slowed(Pipeline("x"), seconds):
         raise AssertionError("not to run")
+
+
+def test_of_two_faults_the_one_that_was_named_first_goes_first() -> None:
+    pipeline = Pipeline("x")
+    seen: list[type[BaseException]] = []
+    with failing(pipeline, OSError, times=1), failing(pipeline, KeyError):
+        for _ in range(2):
+            try:
+                pipeline.call(lambda: 5)
+            except (OSError, KeyError) as error:
+                seen.append(type(error))
+    assert seen == [OSError, KeyError]

@@ -122,11 +122,15 @@ def test_a_coroutine_that_is_closed_in_the_block_closes() -> None:
     async def main() -> None:
         async def block() -> None:
             async with no_task_leaks():
+                left.append(asyncio.create_task(asyncio.sleep(60)))
                 await asyncio.sleep(60)
 
+        left: list[asyncio.Task[None]] = []
         coroutine = block()
         coroutine.send(None)
         coroutine.close()
+        assert not left[0].done()
+        left[0].cancel()
 
     asyncio.run(main())
 

@@ -12,7 +12,7 @@ from holdfast.resilience.breaker import Breaker
 from holdfast.resilience.cache import Cache
 from holdfast.resilience.fallback import Fallback
 from holdfast.resilience.timeout import Timeout
-from holdfast.testing import failing, recorded
+from holdfast.testing import failing, recorded, recording
 
 
 def test_a_retried_call_is_told_with_its_attempts_and_waits() -> None:
@@ -76,7 +76,9 @@ def test_recordings_nest() -> None:
     with recorded(pipeline) as outer, recorded(pipeline) as inner:
         pipeline.call(lambda: 1)
     assert outer.last.attempts[0].verdict is OK
-    assert [len(recording.calls) for recording in (outer, inner)] == [1, 1]
+    assert [len(calls.calls) for calls in (outer, inner)] == [1, 1]
+    assert [calls.attempts for calls in (outer, inner)] == [1, 1]
+    assert not recording._records.get()
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
