@@ -165,3 +165,7 @@ def test_an_update_may_take_the_budget_away_and_give_another(form: Form) -> None
     assert (first.count, other.count) == (1, 1)
     retry.update(budget=True)
     assert retry.budget is first
+
+
+def test_as_many_rules_as_the_limit_says_are_taken() -> None:
+    assert len(Retry(rules=[{"on": OSError}] * RULES_LIMIT).settings.rules) == RULES_LIMIT

@@ -128,6 +128,7 @@ def urllib_error(value: str) -> Exception:
         (called(("grpc-retry-pushback-ms", "")), inf),
         (called(("grpc-retry-pushback-ms", "9" * 400)), inf),
         (called(("grpc-retry-pushback-ms", 250)), 0.25),  # type: ignore[arg-type]
+        (called(("grpc-retry-pushback-ms", True)), None),  # type: ignore[arg-type]
         (called(None, 3, ("grpc-retry-pushback-ms", "250")), 0.25),  # type: ignore[arg-type]
         (called(*[("x", "y")] * PAIRS_LIMIT, ("grpc-retry-pushback-ms", "250")), None),
         (SimpleNamespace(trailing_metadata=lambda: {"grpc-retry-pushback-ms": "250"}), 0.25),
