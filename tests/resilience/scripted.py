@@ -13,6 +13,7 @@ from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import GateSettings
 from holdfast.resilience.hedge import Hedge
+from holdfast.resilience.racing.tasks import Race
 
 NEVER = 3600.0
 
@@ -49,6 +50,13 @@ class Dependency:
 def others() -> "set[asyncio.Task[Any]]":
     """Every task but the one that asks."""
     return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+def timers_of_races() -> list[asyncio.TimerHandle]:
+    """Timers of this loop that would call a ``Race``."""
+    scheduled: list[Any] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    armed = [handle for handle in scheduled if not handle.cancelled()]
+    return [handle for handle in armed if isinstance(getattr(handle._callback, "__self__", None), Race)]
 
 
 class SeenSettings(GateSettings, frozen=True):
@@ -93,6 +101,7 @@ def ask(
         if isinstance(outcome, DeadlineExceeded):
             await asyncio.sleep(0)
         assert others() == set()
+        assert timers_of_races() == []
         await asyncio.sleep(0)
         return outcome, at
 

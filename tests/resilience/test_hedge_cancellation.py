@@ -259,6 +259,7 @@ def test_a_first_attempt_that_swallows_its_cancellation_does_not_disturb_the_ans
 def test_an_answer_does_not_wait_for_a_loser_longer_than_its_limit() -> None:
     clock = VirtualClock(start=0.0)
     begun: list[int] = []
+    cleaned: list[float] = []
     hedge = Hedge(0.1)
 
     async def fn() -> str:
@@ -269,7 +270,8 @@ def test_an_answer_does_not_wait_for_a_loser_longer_than_its_limit() -> None:
         try:
             await asyncio.sleep(NEVER)
         finally:
-            await asyncio.sleep(5)  # a slow farewell
+            await asyncio.sleep(5)  # a slow farewell, in which nobody disturbs it
+            cleaned.append(clock.now())
         return "second"
 
     async def main() -> None:
@@ -278,6 +280,7 @@ def test_an_answer_does_not_wait_for_a_loser_longer_than_its_limit() -> None:
         assert len(hedge.under_way) == 1  # it has an owner
         await asyncio.sleep(6)
         assert not hedge.under_way
+        assert cleaned == [pytest.approx(5.2)]
 
     clock.run(main())
 

@@ -313,3 +313,34 @@ def test_what_counts_stamps_the_call_with_its_own_end() -> None:
     outside.calls.clear()
     ask(Dependency((0.02, OSError("down")), (0.03, OSError("too"))), Hedge(60.0), outside=(outside,))
     assert outside.calls == [(1, FAILED, pytest.approx(0.02))]
+
+
+@pytest.mark.parametrize("error", [Exit, asyncio.CancelledError])
+def test_an_exit_in_a_first_attempt_that_is_hedged_ends_the_call_at_once(error: type[BaseException]) -> None:
+    clock = VirtualClock(start=0.0)
+    dependency = Dependency((0.2, error()), (NEVER, "second"))
+
+    async def main() -> None:
+        with pytest.raises(error):
+            await Pipeline("x", Hedge(0.1), clock=clock).acall(dependency)
+        assert clock.now() == pytest.approx(0.2)
+        await asyncio.sleep(0)
+        assert dependency.cancelled == [1]
+
+    clock.run(main())
+
+
+def test_the_error_of_a_single_attempt_has_no_note() -> None:
+    error = OSError("down")
+    assert ask(Dependency((0.2, error)), Hedge(0.1, budget={"ratio": 0.0, "floor": 0.0}))[0] is error
+    assert not hasattr(error, "__notes__")
+
+
+def test_an_error_that_lets_nobody_set_its_attributes_gets_its_note_all_the_same() -> None:
+    class Locked(OSError):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    error = Locked("down")
+    assert ask(Dependency((0.0, error), (0.0, OSError("too"))), Hedge(0.1))[0] is error
+    assert error.__notes__ == ["hedge: none of 2 attempts was answered; the others: OSError"]

@@ -129,3 +129,30 @@ def test_a_wait_lasts_a_second_at_a_stretch_so_that_no_signal_is_left_lying() ->
     assert found is not None
     assert found[1] is outcome
     assert bell.waited == [SIGNAL_SECONDS]
+
+
+def test_the_thread_that_has_been_idle_for_the_shortest_time_is_used_first_and_none_is_free_once_it_is_closed() -> None:
+    threads = Threads(2)
+    release = threading.Semaphore(0)
+    ended = threading.Semaphore(0)
+
+    def work() -> Callable[[], None]:
+        release.acquire(timeout=PATIENCE)
+        return ended.release
+
+    assert threads.run(work)
+    assert threads.run(work)
+    assert not threads.free
+    for _ in range(2):
+        release.release()
+        assert ended.acquire(timeout=PATIENCE)
+    first, second = threads._idle
+    assert threads.free
+    assert threads.run(work)
+    assert threads._idle == [first]
+    release.release()
+    assert ended.acquire(timeout=PATIENCE)
+    assert threads._idle == [first, second]
+    threads.close()
+    assert not threads.free
+    assert not threads.run(work)
