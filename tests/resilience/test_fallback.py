@@ -136,7 +136,10 @@ def test_a_handler_gets_the_call_and_the_error(run_async: RunAsync) -> None:
         await asyncio.sleep(0)
         return handler(call, error)
 
-    for made in (handler, handler_async):
+    def handler_future(call: Call, error: Exception | None) -> Any:
+        return asyncio.ensure_future(handler_async(call, error))
+
+    for made in (handler, handler_async, handler_future):
         operation, args, error = run_async(Pipeline("users", Fallback(handler=made))(fail_async)(7))
         assert (operation, args, str(error)) == ("users", (7,), "down")
     assert Pipeline("users", Fallback(handler=handler))(fail)(7)[:2] == ("users", (7,))

@@ -137,6 +137,7 @@ def test_turned_off_it_lets_go_of_what_it_kept() -> None:
     call = Pipeline("x", policy)(source)
     call(1)
     policy.update(last_good=0, keys=1)
+    call(1)
     assert policy.snapshot()["kept"] == 0
     policy.update(last_good=60)
     source.outcome = OSError()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.clock import VirtualClock
+from holdfast.core.context import use_deadline
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.cache import Cache
 from holdfast.resilience.singleflight import SingleFlight
@@ -88,6 +89,35 @@ def test_what_the_leading_thread_does_to_its_exception_no_other_sees() -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert seen == dict.fromkeys(range(5), (("no",), [], None))
+
+
+def test_a_dependency_that_is_too_slow_for_itself_is_so_for_followers_with_more_time_too() -> None:
+    clock, policy = VirtualClock(), SingleFlight()
+    begun: list[int] = []
+    may_end = threading.Event()
+    told: list[BaseException] = []
+
+    @Pipeline("x", policy, clock=clock)
+    def fail() -> None:
+        begun.append(1)
+        assert may_end.wait(PATIENCE)
+        raise TimeoutError("the dependency's own")
+
+    def ask(seconds: float) -> None:
+        with use_deadline(clock.now() + seconds), pytest.raises(TimeoutError) as caught:
+            fail()
+        told.append(caught.value)
+
+    threads = [threading.Thread(target=ask, args=(seconds,), daemon=True) for seconds in (100, 200)]
+    threads[0].start()
+    wait_for(lambda: begun)
+    threads[1].start()
+    wait_for(lambda: policy.snapshot()["shared"] == 1)
+    may_end.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [str(error) for error in told] == ["the dependency's own"] * 2
+    assert begun == [1]
 
 
 @pytest.mark.parametrize(

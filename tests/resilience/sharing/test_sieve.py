@@ -3,6 +3,7 @@ import random
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -289,3 +290,100 @@ def test_threads_never_break_the_order_or_the_limit() -> None:
     for thread in threads:
         thread.join()
     assert len(order(sieve)) <= 10
+
+
+class Moody:
+    """A key that does something when it is hashed: what the test says."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.mood: Callable[[], object] | None = None
+
+    def __hash__(self) -> int:
+        if self.mood is not None:
+            self.mood()
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Moody) and self.number == other.number
+
+
+def in_order(sieve: Sieve[Held]) -> list[Any]:
+    """The keys, oldest first; all that is linked is found, and nothing else."""
+    linked, slot = [], sieve._oldest
+    while slot is not None:
+        linked.append(slot)
+        slot = slot.newer
+    assert {id(one) for one in linked} == {id(one) for one in sieve.entries.values()}
+    assert len(linked) <= sieve.limit
+    return [one.key for one in linked]
+
+
+def test_a_key_that_raises_as_it_is_taken_in_leaves_everything_as_it_was() -> None:
+    sieve: Sieve[Held] = Sieve(5)
+    put(sieve, "a")
+    key = Moody(1)
+    hashed: list[int] = []
+
+    def second_time() -> None:
+        hashed.append(1)
+        if len(hashed) == 2:
+            raise ValueError("hash")
+
+    key.mood = second_time
+    with pytest.raises(ValueError, match="hash"):
+        put(sieve, key)
+    assert in_order(sieve) == ["a"]
+
+
+@pytest.mark.parametrize("how", ["changes", "raises"])
+def test_keys_that_cannot_be_found_any_more_go_when_one_of_them_is_evicted(how: str) -> None:
+    sieve: Sieve[Held] = Sieve(4)
+    keys = [Moody(number) for number in range(3)]
+    for key in keys:
+        put(sieve, key)
+    put(sieve, "kept")
+    sieve.entries["kept"].visited = True
+
+    def refuse() -> None:
+        raise ValueError("hash")
+
+    for key in keys:
+        if how == "changes":
+            key.number = 7  # all the same now: one of them can be found by it
+        else:
+            key.mood = refuse
+    put(sieve, "new")
+    assert in_order(sieve) == ([keys[1]] if how == "changes" else []) + ["kept", "new"]
+    assert sieve.evicted == (2 if how == "changes" else 3)
+    for number in range(10):
+        put(sieve, number)
+        in_order(sieve)
+
+
+@pytest.mark.parametrize("change", ["drop", "clear", "bound", "put"])
+def test_a_change_that_comes_in_the_middle_of_another_is_made_after_it(change: str) -> None:
+    sieve: Sieve[Held] = Sieve(2)
+    key = Moody(1)
+    put(sieve, key)
+    put(sieve, "b")
+    told: list[Any] = []
+
+    def meanwhile() -> None:
+        key.mood = None
+        if change == "drop":
+            told.append(sieve.drop(key))
+            told.append(sieve.drop("b"))
+        elif change == "clear":
+            told.extend(sieve.clear())
+        elif change == "bound":
+            told.extend(sieve.bound(1))
+        else:
+            told.append(put(sieve, "d"))
+
+    key.mood = meanwhile
+    gone = put(sieve, "c")  # evicts the one with the mood
+    assert gone is not None
+    assert gone.key is key
+    assert [one for one in told if one is not None] == []
+    assert in_order(sieve) == {"drop": ["c"], "clear": [], "bound": ["c"], "put": ["c", "d"]}[change]
