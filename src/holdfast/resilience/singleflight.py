@@ -33,6 +33,9 @@ class SingleFlight(Policy[SingleFlightSettings]):
     begins again. A call with a higher criticality than the execution under way begins another, which may serve
     all; traffic of an experiment shares only with its own kind.
 
+    An execution that asks for what it makes itself, also through others that ask for each other, runs that call
+    unshared: nobody waits for itself.
+
     All get the same result object. An exception is raised in each as an object of its own, where its class can
     be copied. ``call.verdict`` is that of the execution, for each of them. A key of None is not shared.
     ``TypeError`` when a key is not hashable. Safe from any thread.
