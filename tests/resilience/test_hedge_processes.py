@@ -25,13 +25,14 @@ assert pipeline.call(int) == 0
 while not hedge.threads._idle:
     time.sleep(0)
 lock = hedge.threads._lock
-with lock:  # as if another thread held it
-    child = os.fork()
+lock.acquire()  # as if another thread held it
+child = os.fork()
 if child == 0:
     signal.alarm(20)
     assert pipeline.call(threading.current_thread) is not threading.current_thread()
     assert hedge.threads.started == 1
     os._exit(7)
+lock.release()
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert pipeline.call(int) == 0
 """
@@ -140,19 +141,34 @@ def test_the_thread_that_has_been_idle_for_the_shortest_time_is_used_first_and_n
         release.acquire(timeout=PATIENCE)
         return ended.release
 
-    assert threads.run(work)
-    assert threads.run(work)
-    assert not threads.free
+    assert [threads.run(work), threads.run(work), threads.free] == [True, True, False]
     for _ in range(2):
         release.release()
         assert ended.acquire(timeout=PATIENCE)
     first, second = threads._idle
-    assert threads.free
-    assert threads.run(work)
+    assert [threads.free, threads.run(work)] == [True, True]
     assert threads._idle == [first]
     release.release()
     assert ended.acquire(timeout=PATIENCE)
     assert threads._idle == [first, second]
     threads.close()
-    assert not threads.free
-    assert not threads.run(work)
+    assert [threads.free, threads.run(work)] == [False, False]
+
+
+def test_threads_beyond_a_lowered_limit_end_with_their_work() -> None:
+    threads = Threads(2)
+    release = threading.Semaphore(0)
+    ended = threading.Semaphore(0)
+
+    def work() -> Callable[[], None]:
+        release.acquire(timeout=PATIENCE)
+        return ended.release
+
+    assert threads.run(work)
+    assert threads.run(work)
+    threads.limit = 1
+    for _ in range(2):
+        release.release()
+        assert ended.acquire(timeout=PATIENCE)
+    assert (threads.started, len(threads._idle)) == (1, 1)
+    threads.close()
