@@ -120,6 +120,36 @@ def test_a_dependency_that_is_too_slow_for_itself_is_so_for_followers_with_more_
     assert begun == [1]
 
 
+def test_a_follower_whose_time_is_up_with_the_leaders_does_not_begin_again() -> None:
+    clock, policy = VirtualClock(), SingleFlight()
+    begun: list[int] = []
+    may_end = threading.Event()
+    told: list[BaseException] = []
+
+    @Pipeline("x", policy, clock=clock)
+    def late() -> None:
+        begun.append(1)
+        assert may_end.wait(PATIENCE)
+        clock.advance(100)
+        raise TimeoutError
+
+    def ask() -> None:
+        with use_deadline(deadline), pytest.raises(TimeoutError) as caught:
+            late()
+        told.append(caught.value)
+
+    deadline = clock.now() + 100
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: policy.snapshot()["shared"] == 1)
+    may_end.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(told) == 2
+    assert begun == [1]
+
+
 @pytest.mark.parametrize(
     "failure",
     [Slotted(7), ExceptionGroup("several", [ValueError(1), OSError(2)]), BaseExceptionGroup("all", [Stop()]), Stop(3)],

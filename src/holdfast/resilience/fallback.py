@@ -220,7 +220,6 @@ class Fallback(Fused[FallbackSettings]):
         with self._changing:  # of two at the same time, the one whose settings stay has the last word here too
             super().replace_settings(settings)
             gone = self._kept.bound(settings.keys) if settings.last_good else self._kept.clear()
-            self._kept.limit = settings.keys
         del gone  # outside: what was kept may have finalizers
 
     def snapshot(self) -> dict[str, Any]:
