@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
@@ -124,3 +125,45 @@ def test_a_hedged_call_in_which_somebody_lost_interest_is_not_learned_from() -> 
     assert hedge.hedges == 1
     assert hedge.recent is not None
     assert hedge.recent.batch == []
+
+
+def test_a_sync_attempt_whose_time_ran_out_counts_as_slow_and_the_first_one_wins_nothing() -> None:
+    clock = VirtualClock(start=0.0)
+    hedge = Hedge(window=3600.0, budget={"ratio": 0.0, "floor": 0.0})
+    pipeline = Pipeline("x", hedge, clock=clock)
+    for _ in range(BATCH):
+        pipeline.call(clock.advance, 0.1)
+
+    def out_of_time() -> None:
+        clock.advance(0.5)
+        raise DeadlineExceeded
+
+    with pytest.raises(DeadlineExceeded):
+        pipeline.call(out_of_time)
+    pipeline.call(clock.advance, 0.2)
+    hedge.close()
+    assert hedge.recent is not None
+    assert hedge.recent.batch == pytest.approx([0.5, 0.2])
+    assert hedge.won == 0
+
+
+def test_a_hedge_whose_thread_is_taken_in_the_last_moment_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hedge = Hedge(60.0)
+    run = hedge.threads.run
+    works: list[object] = []
+
+    def taken(work: Callable[[], Callable[[], object] | None]) -> bool:
+        works.append(work)
+        return len(works) == 1 and run(work)
+
+    monkeypatch.setattr(hedge.threads, "run", taken)
+
+    def fn() -> None:
+        raise OSError("down")
+
+    with pytest.raises(OSError, match="down"):
+        Pipeline("x", hedge).call(fn)
+    hedge.close()
+    assert (len(works), hedge.without_thread) == (2, 1)
