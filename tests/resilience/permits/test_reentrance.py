@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.call import bare_call
-from holdfast.core.clock import SYSTEM
+from holdfast.core.clock import SYSTEM, VirtualClock
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.event import Event
 from holdfast.core.pipeline import Pipeline
@@ -16,7 +16,7 @@ from holdfast.resilience import bulkhead
 from holdfast.resilience.bulkhead import IN_THE_MIDDLE, Bulkhead, QueueCleared, QueueStanding
 from holdfast.resilience.permits import permits, waiters
 from holdfast.resilience.permits.partitions import Partition
-from holdfast.resilience.permits.permits import NEWS_LIMIT, Permits
+from holdfast.resilience.permits.permits import NEWS_LIMIT, STANDING, Permits
 from holdfast.resilience.permits.waiters import Waiter
 from resilience.interruption import interrupted_everywhere
 
@@ -191,3 +191,15 @@ def test_news_are_told_in_their_order_and_no_more_than_are_kept() -> None:
     assert (QueueStanding, NEWS_LIMIT - 2.0) in heard
     gate._spread()
     assert len(heard) == NEWS_LIMIT
+
+
+def test_who_makes_a_line_stand_tells_it_at_once() -> None:
+    clock = VirtualClock()
+    gate = Bulkhead(1, queue=2)
+    heard: list[type[Event]] = []
+    gate.listeners.subscribe(lambda event: heard.append(type(event)))
+    gate.guard().__enter__()
+    for expected in ([], [QueueStanding]):
+        gate._join(Waiter(gate._everybody, clock.now(), clock.now() + 9.0), clock)
+        assert heard == expected
+        clock.advance(2 * STANDING)
