@@ -83,6 +83,10 @@ def test_a_failure_is_told_in_one_short_line(outcome: Any, failure: str) -> None
     assert failure_of(CircuitOpen("inner", "open"), Delay(1.0, failure)) == failure
 
 
+def test_time_that_ran_out_is_a_failure_of_its_own() -> None:
+    assert failure_of(DeadlineExceeded("attempt", "too late"), Delay(1.0, "OSError")).startswith("DeadlineExceeded: ")
+
+
 def test_a_note_never_makes_a_failure_another_one() -> None:
     class Mute(Exception):
         def __getattr__(self, name: str) -> Any:
