@@ -113,6 +113,25 @@ def test_what_a_finalizer_gives_back_in_the_middle_of_other_work_is_not_lost() -
     assert limit.usage()["remaining"] == 10
 
 
+def test_what_is_refused_in_the_middle_of_other_work_takes_nothing_after_it() -> None:
+    clock = VirtualClock()
+    limit = RateLimit("3/h", clock=clock)
+    assert limit.try_acquire(key="nested")
+    got: list[bool] = []
+
+    class Key:
+        def __hash__(self) -> int:
+            if limit._book._turns.mine:
+                got.append(limit.try_acquire(key="new"))
+            return 7
+
+    limit._book.reserve(clock.now(), 1, 0.0, Key(), "", clock)
+    assert got
+    assert not any(got)
+    assert limit.snapshot()["keys"] == 2
+    assert limit.usage("new")["remaining"] == 3
+
+
 def test_a_change_that_a_signal_handler_makes_in_the_middle_of_other_work_holds_after_it() -> None:
     clock = VirtualClock()
     limit = RateLimit("1/h", burst=10, clock=clock)
