@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from holdfast.core.clock import VirtualClock
+from holdfast.core.context import cancellation_scope, current
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.hedge import Hedge
@@ -167,3 +168,16 @@ def test_a_hedge_whose_thread_is_taken_in_the_last_moment_leaves_nobody_waiting(
         Pipeline("x", hedge).call(fn)
     hedge.close()
     assert (len(works), hedge.without_thread) == (2, 1)
+
+
+def test_attempts_in_threads_are_called_off_with_the_work_around_them() -> None:
+    hedge = Hedge(60.0)
+
+    def called_off() -> bool:
+        token = current().cancellation
+        return token is not None and token.cancelled
+
+    with cancellation_scope() as cancellation:
+        cancellation.cancel()
+        assert Pipeline("x", hedge).call(called_off)
+    hedge.close()
