@@ -1,5 +1,4 @@
 import asyncio
-import functools
 import gc
 import random
 import weakref
@@ -236,23 +235,6 @@ def test_results_are_forgotten_by_function_and_arguments() -> None:
         assert cache.invalidate_call(fn, 1, a=2)
         assert not cache.invalidate_call(fn, 1, a=2)
         assert call(1, a=2) == before + 1
-
-
-def test_a_function_around_another_is_forgotten_by_its_own_name() -> None:
-    def inner(number: int) -> int:
-        return number
-
-    @functools.wraps(inner)
-    def around(number: int) -> int:
-        asked.append(number)
-        return inner(number)
-
-    asked, cache = list[int](), Cache()
-    call = Pipeline("x", cache)
-    call.call(around, 1)
-    assert cache.invalidate_call(around, 1)
-    call.call(around, 1)
-    assert asked == [1, 1]
 
 
 def test_everything_can_be_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import threading
@@ -265,6 +266,23 @@ def test_an_exception_that_cannot_say_what_it_is_costs_no_answer(caplog: pytest.
     with caplog.at_level(logging.ERROR):
         assert load() == 1
     assert "an event could not be built" in caplog.text
+
+
+def test_a_function_around_another_is_forgotten_by_its_own_name() -> None:
+    def inner(number: int) -> int:
+        return number
+
+    @functools.wraps(inner)
+    def around(number: int) -> int:
+        asked.append(number)
+        return inner(number)
+
+    asked, cache = list[int](), Cache()
+    call = Pipeline("x", cache)
+    call.call(around, 1)
+    assert cache.invalidate_call(around, 1)
+    call.call(around, 1)
+    assert asked == [1, 1]
 
 
 def test_of_two_updates_at_the_same_time_one_wins_wholly() -> None:

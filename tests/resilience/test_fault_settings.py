@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.core.errors import ConfigError, FaultInjected
+from holdfast.core.errors import CircuitOpen, ConfigError, FaultInjected
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.catalog import CATALOG, build
 from holdfast.resilience.fault import Fault
@@ -70,3 +70,24 @@ def test_a_call_whose_key_is_not_hashable_is_none_of_those_listed() -> None:
     assert pipeline.bind(key=[1]).call(lambda: "real") == "real"
     with pytest.raises(FaultInjected):
         pipeline.bind(key=1).call(lambda: "real")
+
+
+def test_the_rate_is_exact_at_its_edge() -> None:
+    chances = iter([0.25, 0.2499999])
+    call = Pipeline("x", Fault(0.25, random=chances.__next__))(lambda: "real")
+    assert call() == "real"
+    with pytest.raises(FaultInjected):
+        call()
+
+
+def test_a_refusal_that_is_injected_says_who_refused_and_why() -> None:
+    with pytest.raises(CircuitOpen) as caught:
+        Fault(1.0, abort=CircuitOpen, name="chaos")(real)()
+    assert (caught.value.policy, caught.value.reason) == ("chaos", "a fault was injected")
+
+
+def test_what_is_turned_off_says_so() -> None:
+    policy = Fault(0.5)
+    assert policy.snapshot()["rate"] == 0.5
+    policy.update(enabled=False)
+    assert policy.snapshot()["rate"] == 0.0
