@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable
 
@@ -14,9 +13,17 @@ from holdfast.core.call import Call
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.fuse import Fragment
-from holdfast.core.pipeline import POLICIES_LIMIT, Pipeline
+from holdfast.core.pipeline import FOLDS_LIMIT, POLICIES_LIMIT, Pipeline
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import GateSettings
+from holdfast.resilience.adaptive import AdaptiveLimit
+from holdfast.resilience.breaker import Breaker
+from holdfast.resilience.bulkhead import Bulkhead
+from holdfast.resilience.fallback import Fallback
+from holdfast.resilience.ratelimit import RateLimit
+from holdfast.resilience.retry import Retry
+from holdfast.resilience.throttle import Throttle
+from holdfast.resilience.timeout import Timeout
 
 
 def test_a_replaced_chain_serves_the_next_call_and_calls_in_flight_finish_on_theirs() -> None:
@@ -66,21 +73,52 @@ class Meeting(Recorder):
         return fragment
 
 
-def test_an_update_does_not_bring_replaced_policies_back() -> None:
+def test_folding_again_meanwhile_does_not_bring_replaced_policies_back() -> None:
     old, new = Recorder([], "old"), Meeting([], "new")
     pipeline = Pipeline("x", old)
-    updating = threading.Thread(target=lambda: old.update(observe=True))
+    versions = [pipeline.version]
+    other = threading.Thread(target=pipeline.compile)
 
-    def update() -> None:
-        updating.start()
-        while old.settings.observe is False:
-            time.sleep(0)
-        updating.join(0.05)  # it goes on to the lock that this replacement holds
+    def compile_elsewhere() -> None:
+        other.start()
+        other.join(10)
+        assert not other.is_alive()  # no lock is held over a policy's own code
+        versions.append(pipeline.version)
 
-    new.meanwhile = update
+    new.meanwhile = compile_elsewhere
     pipeline.replace(new)
-    updating.join(10)
     assert pipeline.policies == (new,)
+    assert len({*versions, pipeline.version}) == 3
+
+
+def test_a_pipeline_that_changes_whenever_it_is_folded_is_given_up() -> None:
+    class Restless(Recorder):
+        def fragment(self, asynchronous: bool) -> Fragment:
+            if pipeline.policies:
+                pipeline.version = object()
+            return super().fragment(asynchronous)
+
+    steady = Recorder([], "steady")
+    pipeline = Pipeline("x", steady)
+    with pytest.raises(RuntimeError, match=f"'x' was changed {FOLDS_LIMIT} times"):
+        pipeline.replace(Restless([], "restless"))
+    assert pipeline.policies == (steady,)
+
+
+def test_an_update_of_a_number_leaves_decorated_functions_as_fast_as_they_were() -> None:
+    stack = Timeout(2.0), Retry(3), Breaker(), RateLimit(100), Bulkhead(25), AdaptiveLimit(), Throttle(), Fallback(1)
+    pipeline = Pipeline("x", *stack)
+    version = pipeline.version
+    stack[0].update(3.0)
+    stack[1].update(attempts=5)
+    stack[2].update(open="9s")
+    stack[3].update(rate=200)
+    stack[4].update(limit=30)
+    stack[5].update(initial=30)
+    stack[6].update(k=3.0)
+    assert pipeline.version is version
+    stack[2].update(slow_call="1s")  # calls are timed from now on
+    assert pipeline.version is not version
 
 
 def test_an_update_in_the_moment_of_a_replacement_is_folded_in() -> None:

@@ -89,7 +89,7 @@ def test_a_refusal_says_why_and_what_it_went_by() -> None:
     enter(gate)
     with pytest.raises(Overloaded) as caught:
         enter(gate)
-    assert str(caught.value) == f"front: {REFUSED_BY_LIMIT}"
+    assert str(caught.value) == f"x: front: {REFUSED_BY_LIMIT}"
     assert caught.value.snapshot == {"limit": 1, "in_flight": 1}
     assert http_status(caught.value) == 503
 

@@ -75,7 +75,7 @@ def test_a_refusal_says_why_it_opened_and_when_to_come_back() -> None:
     bench.clock.advance(1.5)
     error = bench.refusal()
     assert (error.policy, error.reason, error.retry_after) == ("inventory", "12 of 20 calls failed in 10 s", 3.5)
-    assert str(error) == "inventory: 12 of 20 calls failed in 10 s; retry after 3.5 s"
+    assert str(error) == "stock: inventory: 12 of 20 calls failed in 10 s; retry after 3.5 s"
     assert error.snapshot["failure_rate"] == 0.6
     assert (error.snapshot["calls"], error.snapshot["failed"], error.snapshot["open_for"]) == (20, 12, 5.0)
 

@@ -136,7 +136,7 @@ def test_more_than_so_many_do_not_wait() -> None:
 
     found = clock.run(main())
     assert found[:4] == [7] * 4
-    assert [str(error) for error in found[4:]] == ["rate_limit: 3 callers wait already; retry after 4 s"] * 2
+    assert [str(error) for error in found[4:]] == ["x: rate_limit: 3 callers wait already; retry after 4 s"] * 2
     assert (limit.waiting, limit.waited, limit.refused) == (0, 3, 2)
 
 

@@ -35,7 +35,7 @@ def test_a_call_that_takes_too_long_is_ended_at_its_deadline() -> None:
         with pytest.raises(DeadlineExceeded) as caught:
             await Pipeline("slow", timeout, clock=clock).acall(asyncio.sleep, 60)
         assert clock.now() == pytest.approx(2.0)
-        assert str(caught.value) == "timeout: took longer than 2 s"
+        assert str(caught.value) == "slow: timeout: took longer than 2 s"
         assert caught.value.snapshot["seconds"] == 2.0
         task = asyncio.current_task()
         assert task is not None

@@ -19,7 +19,7 @@ Each keeps its constructor's values in ``args``, so that it survives pickling be
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 VALUE_LIMIT: Final = 80
 """Characters of a wrong value that a message shows."""
@@ -88,6 +88,9 @@ class Rejected(HoldfastError):
     has empty texts.
     """
 
+    operation: str = ""
+    """The operation (the pipeline's name, or the function's) that was refused; empty when unknown."""
+
     # There is no __init__ at run time: refusals have to be cheap, for that is when they are needed, and the
     # interpreter's own constructor keeps the arguments five times faster than one written here.
     if TYPE_CHECKING:
@@ -127,7 +130,14 @@ class Rejected(HoldfastError):
 
     def __str__(self) -> str:
         later = "" if self.retry_after is None else f"; retry after {self.retry_after:g} s"
-        return f"{': '.join(part for part in (self.policy, self.reason) if part)}{later}"
+        # A policy that is used alone gives its name to the operation.
+        parts = dict.fromkeys(part for part in (self.operation, self.policy, self.reason) if part)
+        return f"{': '.join(parts)}{later}"
+
+    def of(self, operation: str) -> Self:
+        """This error, with its ``operation`` set."""
+        self.operation = operation
+        return self
 
 
 class Draining(Rejected):

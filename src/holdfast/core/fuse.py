@@ -149,6 +149,23 @@ class _Shape(NamedTuple):
     timed: bool
 
 
+def _misused(call: Call, coroutine: "CoroutineType[Any, Any, Any]") -> TypeError:
+    coroutine.close()
+    name = getattr(call.fn, "__qualname__", repr(call.fn))
+    return TypeError(f"{name} returned a coroutine, whose work has not begun; use acall(), or decorate the async def")
+
+
+ALWAYS: Final = {
+    "OK": OK,
+    "FAILED": FAILED,
+    "RAISE": RAISE,
+    "Call": Call,
+    "coroutine": CoroutineType,
+    "misused": _misused,
+}
+"""Names that every text may use."""
+
+
 def fuse(fragments: Sequence[Fragment], inner: Any, *, asynchronous: bool, entry: Entry | None = None) -> Any:
     """A handler that runs ``inner`` (a handler, or an ``Invocation``) inside ``fragments``, the first one outermost.
 
@@ -176,11 +193,11 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
         parameters["inner"] = inner
     if entry is not None:
         parameters |= {**entry._asdict(), "now": entry.clock.now, "deadline": current_deadline}
-    namespace: dict[str, Any] = {"OK": OK, "FAILED": FAILED, "RAISE": RAISE, "Call": Call}
-    namespace |= {"coroutine": CoroutineType, "misused": _misused}
     shape = _Shape(tuple(forms), tuple(parameters), asynchronous, timed)
+    # Globals of its own: what a function closes over is copied into its frame at each call.
+    namespace = {**ALWAYS, **parameters}
     exec(_compiled(shape), namespace)  # noqa: S102 - our own text, there is no input in it
-    run = namespace["make"](**parameters)
+    run = namespace.pop("run")
     # Code of its own: the interpreter specialises code for what it has met, and others of this shape meet others.
     run.__code__ = run.__code__.replace()
     return run
@@ -230,7 +247,7 @@ def _compiled(shape: _Shape) -> CodeType:
     else:
         lines = [f"{define} run(call):"]
     lines += [*_indented(body), "    return result"]
-    text = "\n".join([f"def make({', '.join(shape.parameters)}):", *_indented([*lines, "return run"])]) + "\n"
+    text = "\n".join(lines) + "\n"
     # A name in angle brackets that linecache knows: tracebacks and debuggers show the lines.
     name = f"<holdfast {'async ' if shape.asynchronous else ''}pipeline of {' '.join(shape.parameters)}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
@@ -262,12 +279,6 @@ def _core(shape: _Shape, wait: str) -> list[str]:
         *ended,
         f"call.verdict = {'verdict' if judged else 'OK'}",
     ]
-
-
-def _misused(call: Call, coroutine: "CoroutineType[Any, Any, Any]") -> TypeError:
-    coroutine.close()
-    name = getattr(call.fn, "__qualname__", repr(call.fn))
-    return TypeError(f"{name} returned a coroutine, whose work has not begun; use acall(), or decorate the async def")
 
 
 def _around(body: list[str], number: int, form: _Form) -> list[str]:

@@ -18,6 +18,8 @@ R = TypeVar("R")
 
 POLICIES_LIMIT: Final = 64
 """Policies in one pipeline."""
+FOLDS_LIMIT: Final = 100
+"""How often a pipeline is folded again since somebody else changed it meanwhile."""
 BOUND: Final = ("operation", "key", "cost", "idempotent", "criticality", "colour", "arrived")
 """The fields of a call that ``bind`` and ``guard`` set; the others are the pipeline's own business."""
 
@@ -149,8 +151,7 @@ class Pipeline(Caller):
         if len(policies) > POLICIES_LIMIT:
             raise ValueError(f"{len(policies)} policies in one pipeline; {POLICIES_LIMIT} is the limit")
         settings = [policy.settings for policy in policies]
-        with self._lock:
-            self._compile(policies, classify or self.classifier, clock or self.clock)
+        self._fold(policies, classify, clock)
         for policy in policies:
             policy.used_by(self)
         if any(policy.settings is not before for policy, before in zip(policies, settings, strict=True)):
@@ -158,15 +159,14 @@ class Pipeline(Caller):
 
     def entry(self, fn: Callable[..., Any], long_way: Callable[..., Any], asynchronous: bool) -> Any:
         """``fn`` under this pipeline, compiled together with it; ``long_way`` is what it does once that has changed."""
-        with self._lock:
-            made = Entry(fn, self.name or _name_of(fn), self.clock, self, self.version, long_way)
-            invocation = _invocation(self.policies, self.classifier, self.clock)
-            return _folded(self.policies, invocation, asynchronous=asynchronous, entry=made)
+        version = self.version  # first of all: what follows may be of a newer one, and then is not used
+        made = Entry(fn, self.name or _name_of(fn), self.clock, self, version, long_way)
+        invocation = _invocation(self.policies, self.classifier, self.clock)
+        return _folded(self.policies, invocation, asynchronous=asynchronous, entry=made)
 
     def compile(self) -> None:
         """Fold the policies again: some are folded differently under other settings."""
-        with self._lock:
-            self._compile(self.policies, self.classifier, self.clock)
+        self._fold()
 
     def find(self, name: str) -> Policy[Any]:
         """The outermost policy of that name or kind. ``LookupError`` when there is none."""
@@ -180,12 +180,27 @@ class Pipeline(Caller):
         """State and counters of each policy, outermost first."""
         return [{"policy": policy.name, "kind": policy.kind, **policy.snapshot()} for policy in self.policies]
 
-    def _compile(self, policies: tuple[Policy[Any], ...], classifier: Classifier, clock: Clock) -> None:
-        invocation = _invocation(policies, classifier, clock)
-        run: Handler = _folded(policies, invocation, asynchronous=False)
-        run_async: AsyncHandler = _folded(policies, invocation, asynchronous=True)
-        self.policies, self.classifier, self.clock = policies, classifier, clock
-        self.run, self.run_async, self.version = run, run_async, object()
+    def _fold(
+        self,
+        policies: tuple[Policy[Any], ...] | None = None,
+        classifier: Classifier | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Fold what is given, and what there is of the rest, into handlers. No lock is held meanwhile."""
+        for _ in range(FOLDS_LIMIT):
+            version = self.version
+            chosen = self.policies if policies is None else policies
+            judge = classifier or self.classifier
+            time = clock or self.clock
+            invocation = _invocation(chosen, judge, time)
+            run: Handler = _folded(chosen, invocation, asynchronous=False)
+            run_async: AsyncHandler = _folded(chosen, invocation, asynchronous=True)
+            with self._lock:
+                if self.version is version:
+                    self.policies, self.classifier, self.clock = chosen, judge, time
+                    self.run, self.run_async, self.version = run, run_async, object()
+                    return
+        raise RuntimeError(f"pipeline {self.name!r} was changed {FOLDS_LIMIT} times while it was folded once")
 
 
 def _invocation(policies: Sequence[Policy[Any]], classifier: Classifier, clock: Clock) -> Invocation:

@@ -127,11 +127,13 @@ class Policy(ABC, Generic[S]):
     def replace_settings(self, settings: S) -> None:
         """As ``update``, with all settings at once."""
         with self._changing:
+            before = self._folded()
             with self.lock:
                 self.apply(settings)
                 self.settings = settings
                 self.name = settings.name or self.kind
-            users = tuple(self._users)
+            # A function that was decorated is slower once its pipeline has been folded again.
+            users = tuple(self._users) if self._folded() != before else ()
         for pipeline in users:
             pipeline.compile()
 
@@ -143,6 +145,10 @@ class Policy(ABC, Generic[S]):
         """Remember (weakly) a pipeline that has to be compiled anew when settings change."""
         with self._changing:
             self._users.add(pipeline)
+
+    def _folded(self) -> object:
+        """What pipelines have made of it; when it is another one after an update they must do so again."""
+        return object()
 
     def __repr__(self) -> str:
         settings: PolicySettings | None = getattr(self, "settings", None)
@@ -177,6 +183,9 @@ class Fused(Policy[S]):
     @abstractmethod
     def fragment(self, asynchronous: bool) -> Fragment:
         """What it does before, after, or again."""
+
+    def _folded(self) -> object:
+        return self.idle, self.timed, self.fragment(False), self.fragment(True)
 
     def wrap(self, inner: Handler) -> Handler:
         handler: Handler = fuse([self.fragment(False)], inner, asynchronous=False)
@@ -239,6 +248,7 @@ class Gate(Fused[G]):
 
         For refusals that have to be cheap: each frame that an exception passes through costs as much as a gate.
         """
+        error.operation = call.operation
         observed = self.settings.observe
         if observed:
             self.observed += 1
@@ -251,6 +261,7 @@ class Gate(Fused[G]):
     def counted(self, call: Call, error: Rejected) -> Rejected:
         """``error``, after it has been counted, for a gate that does not only observe: ``raise self.counted(...)``."""
         self.refused += 1
+        error.operation = call.operation
         if self.listeners.active:
             self._tell(call, error, False)
         return error

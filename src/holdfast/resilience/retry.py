@@ -227,7 +227,7 @@ class Retry(Fused[RetrySettings]):
             self._after_result,
             _sleep if asynchronous else _pause,
             tally=budget,
-            begin=None if budget is None else lambda call: budget.begin(call.now),
+            begin=None if budget is None else self._begin,
             recovered=self._recovered,
         )
 
@@ -334,6 +334,10 @@ class Retry(Fused[RetrySettings]):
         at = call.clock.wall()
         error = type(outcome).__name__ if isinstance(outcome, Exception) else ""
         self.listeners.emit(lambda: event(at, self.name, call.operation, tries, error, more))
+
+    def _begin(self, call: Call) -> None:
+        if self.budget is not None:
+            self.budget.begin(call.now)
 
     def _recovered(self, call: Call) -> None:
         self.recovered += 1

@@ -56,7 +56,7 @@ class Timeout(Fused[TimeoutSettings]):
         if deadline >= call.deadline:
             deadline = call.deadline
             if deadline <= call.now:
-                raise self._refusal()
+                raise self._refusal(call)
         call.deadline = deadline
         return set_deadline(deadline)
 
@@ -83,7 +83,7 @@ class Timeout(Fused[TimeoutSettings]):
         """Begin a call whose deadline is not ours but the nearer one around it, which nobody else may enforce."""
         deadline = call.deadline
         if deadline <= call.now:
-            raise self._refusal()
+            raise self._refusal(call)
         lane = lane.of_any_deadline()
         task = task_of(lane.loop)
         if task is None:
@@ -113,9 +113,11 @@ class Timeout(Fused[TimeoutSettings]):
             if task.uncancel() <= pending and isinstance(error, asyncio.CancelledError):
                 ours = deadline != current_deadline()
                 reason = f"took longer than {lane.seconds:g} s" if ours else "the deadline around the call passed"
-                return DeadlineExceeded(self.name, reason, None, {**self.snapshot(), "seconds": lane.seconds})
+                facts = {**self.snapshot(), "seconds": lane.seconds}
+                return DeadlineExceeded(self.name, reason, None, facts).of(call.operation)
         return None
 
-    def _refusal(self) -> DeadlineExceeded:
+    def _refusal(self, call: Call) -> DeadlineExceeded:
         self.refused += 1
-        return DeadlineExceeded(self.name, "the deadline had passed before the call began", None, self.snapshot())
+        late = DeadlineExceeded(self.name, "the deadline had passed before the call began", None, self.snapshot())
+        return late.of(call.operation)
