@@ -32,7 +32,7 @@ from holdfast.lab.simulation import (
     exponential,
     fixed,
 )
-from holdfast.resilience.adaptive import AdaptiveLimit
+from holdfast.resilience.adaptive import AdaptiveLimit, AdaptiveLimitSettings
 from holdfast.resilience.limits import LIMITS, Limit
 from holdfast.resilience.retry import RetrySettings
 
@@ -97,9 +97,9 @@ class Naive(AdaptiveLimit):
     def _rank(self, limit: Limit, in_flight: float) -> None:
         self._ranks.admit((self._completed - self._before[0]) / (self._now - self._window_began), 0.0)
 
-    def _derive(self, limit: Limit) -> None:
-        super()._derive(limit)
-        self._spare = 0.0
+    def _derive(self, limit: Limit, settings: AdaptiveLimitSettings) -> None:
+        super()._derive(limit, settings)
+        self._at = self._at._replace(spare=0.0)
 
 
 class Report:

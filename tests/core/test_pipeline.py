@@ -165,7 +165,7 @@ def test_a_traceback_shows_the_lines_of_the_generated_function() -> None:
 
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the traceback is what counts
         Pipeline("x", Recorder([])).call(fn)
-    assert "result = (call.fn(*call.args, **kwargs)" in "".join(traceback.format_exception(caught.value))
+    assert "result = call.fn(*call.args, **kwargs)" in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_failing_call_leaves_no_cycle_behind() -> None:

@@ -11,8 +11,10 @@ import pytest
 from core.forms import Runner
 from core.gates import Log, Recorder, Silent
 from holdfast.core.call import IGNORED, Call
+from holdfast.core.clock import VirtualClock
 from holdfast.core.context import deadline_within
 from holdfast.core.pipeline import Pipeline, pipeline_of
+from holdfast.resilience.breaker import Breaker
 
 
 def test_the_call_carries_what_was_bound(run: Runner) -> None:
@@ -173,3 +175,27 @@ def test_a_policy_alone_is_a_decorator_and_a_caller() -> None:
     assert gate.call(lambda: 1) == 1
     assert asyncio.run(main(gate.acall(waiting))) == 2
     assert len(log) == 6
+
+
+def test_a_function_that_is_not_async_is_refused_before_it_is_judged() -> None:
+    breaker = Breaker(failure_rate="off", consecutive=1)
+    clock = VirtualClock()
+    pipeline = Pipeline("x", breaker, clock=clock)
+
+    def plain() -> int:
+        return 5
+
+    async def wrong() -> None:
+        raise TypeError("of its own")
+
+    anything: Any = plain
+    with pytest.raises(TypeError, match="plain returned nothing to await; use call"):
+        clock.run(pipeline.acall(anything))
+    assert breaker.state == "closed"
+    with pytest.raises(TypeError, match="takes 0 positional arguments"):
+        clock.run(pipeline.acall(anything, 1))
+    assert breaker.state == "open"
+    breaker.reset()
+    with pytest.raises(TypeError, match="of its own"):
+        clock.run(pipeline.acall(wrong))
+    assert breaker.state == "open"

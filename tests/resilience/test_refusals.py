@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from holdfast.core.clock import VirtualClock
-from holdfast.core.errors import Rejected
+from holdfast.core.errors import DeadlineExceeded, Rejected
 from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Policy
+from holdfast.resilience.adaptive import AdaptiveLimit
 from holdfast.resilience.breaker import Breaker
 from holdfast.resilience.bulkhead import Bulkhead
 from holdfast.resilience.ratelimit import RateLimit
@@ -119,3 +121,27 @@ def test_a_half_open_breaker_refuses_the_same_way() -> None:
     clock.advance(2)
     with pipeline.guard(), pytest.raises(Rejected, match="half-open"):
         pipeline.call(take, Thing())
+
+
+def test_refusals_name_the_operation() -> None:
+    held = Bulkhead(1)
+    spent = RateLimit("1/h", burst=1)
+    tripped = Breaker()
+    tripped.trip()
+    busy = AdaptiveLimit(initial=1, maximum=1)
+    with held.guard(), spent.guard(), busy.guard():
+        for policy in (held, spent, tripped, busy):
+            with pytest.raises(Rejected) as caught:
+                Pipeline("stock", policy).call(lambda: None)
+            assert caught.value.operation == "stock"
+            assert str(caught.value).startswith(f"stock: {policy.name}: ")
+            with pytest.raises(Rejected, match=rf"^{policy.name}: "):
+                policy.call(lambda: None)  # its own name is not said twice
+
+
+def test_an_error_of_ones_own_gets_the_operation_once() -> None:
+    anything: Any = Rejected
+    assert anything().of("a").args == (None, None, None, None, "a")
+    assert str(Rejected("gate", "full").of("a").of("b")) == "a: gate: full"
+    again = pickle.loads(pickle.dumps(DeadlineExceeded("gate", "late").of("a")))
+    assert (again.operation, again.reason) == ("a", "late")

@@ -84,12 +84,9 @@ class Rejected(HoldfastError):
     """``policy`` refused the call because of ``reason``; ``retry_after`` is seconds, None when unknown.
 
     ``snapshot`` is what the policy went by, as plain values; or a tuple of a module's function and its arguments,
-    which makes them when somebody asks. Arguments are by position only. One that is made without any, as tests do,
-    has empty texts.
+    which makes them when somebody asks. ``operation`` is what was refused. Arguments are by position only. One that is
+    made without any, as tests do, has empty texts.
     """
-
-    operation: str = ""
-    """The operation (the pipeline's name, or the function's) that was refused; empty when unknown."""
 
     # There is no __init__ at run time: refusals have to be cheap, for that is when they are needed, and the
     # interpreter's own constructor keeps the arguments five times faster than one written here.
@@ -101,18 +98,19 @@ class Rejected(HoldfastError):
             reason: str,
             retry_after: float | None = None,
             snapshot: Mapping[str, Any] | tuple[Any, ...] | None = None,
+            operation: str = "",
             /,
         ) -> None: ...
 
     @property
     def policy(self) -> str:
         """The name of the policy that refused."""
-        return str(self.args[0]) if self.args else ""
+        return str(self.args[0] or "") if self.args else ""
 
     @property
     def reason(self) -> str:
         """Why, for people."""
-        return str(self.args[1]) if len(self.args) > 1 else ""
+        return str(self.args[1] or "") if len(self.args) > 1 else ""
 
     @property
     def retry_after(self) -> float | None:
@@ -128,6 +126,11 @@ class Rejected(HoldfastError):
             facts = make(*arguments)
         return facts or {}
 
+    @property
+    def operation(self) -> str:
+        """What was refused: the name of the pipeline, or of the function; empty when unknown."""
+        return str(self.args[4]) if len(self.args) > 4 else ""
+
     def __str__(self) -> str:
         later = "" if self.retry_after is None else f"; retry after {self.retry_after:g} s"
         # A policy that is used alone gives its name to the operation.
@@ -135,8 +138,10 @@ class Rejected(HoldfastError):
         return f"{': '.join(parts)}{later}"
 
     def of(self, operation: str) -> Self:
-        """This error, with its ``operation`` set."""
-        self.operation = operation
+        """This error, which names ``operation`` unless it names one already."""
+        if not self.operation:
+            policy, reason, retry_after, snapshot = (*self.args, None, None, None, None)[:4]
+            self.args = (policy, reason, retry_after, snapshot, operation)
         return self
 
 
@@ -149,9 +154,10 @@ class Draining(Rejected):
         reason: str = "the process is going away",
         retry_after: float | None = None,
         snapshot: Mapping[str, Any] | None = None,
+        operation: str = "",
         /,
     ) -> None:
-        self.args = (policy, reason, retry_after, snapshot)
+        self.args = (policy, reason, retry_after, snapshot, operation)
 
 
 class DeadlineExceeded(Rejected, TimeoutError):
@@ -163,9 +169,10 @@ class DeadlineExceeded(Rejected, TimeoutError):
         reason: str = "the deadline has passed",
         retry_after: float | None = None,
         snapshot: Mapping[str, Any] | None = None,
+        operation: str = "",
         /,
     ) -> None:
-        self.args = (policy, reason, retry_after, snapshot)
+        self.args = (policy, reason, retry_after, snapshot, operation)
 
 
 class CircuitOpen(Rejected):

@@ -31,9 +31,10 @@ the pipeline as it is at that moment; once the pipeline has changed it takes the
 import linecache
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from inspect import iscoroutinefunction
+from inspect import isawaitable, iscoroutinefunction
 from types import CodeType, CoroutineType
 from typing import Any, Final, NamedTuple, TypeAlias
+from zlib import crc32
 
 from holdfast.core.call import FAILED, OK, Call
 from holdfast.core.classify import Classifier
@@ -155,6 +156,16 @@ def _misused(call: Call, coroutine: "CoroutineType[Any, Any, Any]") -> TypeError
     return TypeError(f"{name} returned a coroutine, whose work has not begun; use acall(), or decorate the async def")
 
 
+def _unawaitable(result: Any) -> bool:
+    """Whether the function has returned (``RAISE`` stands for nothing yet) what cannot be awaited."""
+    return result is not RAISE and not isawaitable(result)
+
+
+def _not_async(call: Call) -> TypeError:
+    name = getattr(call.fn, "__qualname__", repr(call.fn))
+    return TypeError(f"{name} returned nothing to await; use call(), or give acall() an async def")
+
+
 ALWAYS: Final = {
     "OK": OK,
     "FAILED": FAILED,
@@ -162,6 +173,8 @@ ALWAYS: Final = {
     "Call": Call,
     "coroutine": CoroutineType,
     "misused": _misused,
+    "unawaitable": _unawaitable,
+    "not_async": _not_async,
 }
 """Names that every text may use."""
 
@@ -249,7 +262,7 @@ def _compiled(shape: _Shape) -> CodeType:
     lines += [*_indented(body), "    return result"]
     text = "\n".join(lines) + "\n"
     # A name in angle brackets that linecache knows: tracebacks and debuggers show the lines.
-    name = f"<holdfast {'async ' if shape.asynchronous else ''}pipeline of {' '.join(shape.parameters)}>"
+    name = f"<holdfast {'async ' if shape.asynchronous else ''}pipeline {crc32(text.encode()):08x}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     return compile(text, name, "exec")
 
@@ -265,13 +278,20 @@ def _core(shape: _Shape, wait: str) -> list[str]:
         taken = ["    kwargs = call.kwargs"]
         fn, args = "call.fn", "call.args"
     ended = ["call.now = now()"] if shape.timed or judged else []
+    not_async = [
+        "    if type(error) is TypeError and error.__traceback__.tb_next is None and unawaitable(result):",
+        "        raise not_async(call) from None",
+    ]
     return [
+        *(["result = RAISE"] if wait else []),
         "try:",
         *taken,
         # Passing an empty dict on costs as much as the call itself.
-        f"    result = {wait}({fn}(*{args}, **kwargs) if kwargs else {fn}(*{args}))",
+        f"    result = {fn}(*{args}, **kwargs) if kwargs else {fn}(*{args})",
+        *(["    result = await result"] if wait else []),
         *(["    verdict = of_result(result)"] if judged else []),
         "except BaseException as error:",
+        *(not_async if wait else []),
         "    call.now = now()",
         "    call.verdict = of_error(error, call)",
         "    raise",

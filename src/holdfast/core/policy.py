@@ -238,7 +238,7 @@ class Gate(Fused[G]):
     def refuse(self, call: Call, error: Rejected) -> None:
         """Count a refusal and raise ``error``; return None when this gate only observes: then let the call pass."""
         try:
-            if not self.spares(call, error):
+            if not self.spares(call, error.of(call.operation)):
                 raise error
         finally:
             del error
@@ -246,9 +246,9 @@ class Gate(Fused[G]):
     def spares(self, call: Call, error: Rejected) -> bool:
         """Count a refusal. True when this gate only observes: then let the call pass, else raise ``error``.
 
-        For refusals that have to be cheap: each frame that an exception passes through costs as much as a gate.
+        For refusals that have to be cheap: each frame that an exception passes through costs as much as a gate. They
+        name ``call.operation`` themselves.
         """
-        error.operation = call.operation
         observed = self.settings.observe
         if observed:
             self.observed += 1
@@ -261,7 +261,6 @@ class Gate(Fused[G]):
     def counted(self, call: Call, error: Rejected) -> Rejected:
         """``error``, after it has been counted, for a gate that does not only observe: ``raise self.counted(...)``."""
         self.refused += 1
-        error.operation = call.operation
         if self.listeners.active:
             self._tell(call, error, False)
         return error

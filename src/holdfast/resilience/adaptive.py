@@ -229,7 +229,8 @@ class AdaptiveLimit(Gate[AdaptiveLimitSettings]):
             self._start_ranking(call)
         if call.now >= self._window_end:
             self._end_window(call)
-        error = Overloaded(self.name, why, None, {"limit": self._limit.limit, "in_flight": self.in_flight})
+        facts = {"limit": self._limit.limit, "in_flight": self.in_flight}
+        error = Overloaded(self.name, why, None, facts, call.operation)
         if not self.spares(call, error):
             return error
         self._take(inf)

@@ -120,8 +120,8 @@ class Breaker(Gate[BreakerSettings]):
         if 0.0 < left <= self._reach:
             until = left if self._ends else None
             if self.settings.observe:
-                return self._spare(call, CircuitOpen(self.name, self._reason, until, self._facts))
-            raise self.counted(call, CircuitOpen(self.name, self._reason, until, self._facts))
+                return self._spare(call, CircuitOpen(self.name, self._reason, until, self._facts, call.operation))
+            raise self.counted(call, CircuitOpen(self.name, self._reason, until, self._facts, call.operation))
         answer = self._ask(call)
         if answer.__class__ is not CircuitOpen:
             return answer
@@ -230,7 +230,7 @@ class Breaker(Gate[BreakerSettings]):
 
     def _refusal(self, call: Call, refusal: Refusal, facts: Mapping[str, Any]) -> CircuitOpen | Lease:
         left = refusal.until - call.now if refusal.ends else None
-        error = CircuitOpen(self.name, refusal.reason, left, facts)
+        error = CircuitOpen(self.name, refusal.reason, left, facts, call.operation)
         return SPARED if self.spares(call, error) else error
 
     def _spare(self, call: Call, error: CircuitOpen) -> Lease:

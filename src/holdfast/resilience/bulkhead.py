@@ -127,9 +127,9 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
         if self._open >= 0:  # no partitions: a refusal is as cheap as can be
             facts = _facts, in_flight, self._open, self.queued
             if self.settings.observe:
-                self.refuse(call, BulkheadFull(self.name, self._full, None, facts))
+                self.refuse(call, BulkheadFull(self.name, self._full, None, facts, call.operation))
                 return None
-            raise self.counted(call, BulkheadFull(self.name, self._full, None, facts))
+            raise self.counted(call, BulkheadFull(self.name, self._full, None, facts, call.operation))
         found = self._otherwise(call, None)
         try:
             if type(found) is BulkheadFull:
@@ -247,7 +247,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
 
     def _refuse(self, call: Call, reason: str) -> BulkheadFull | None:
         facts = {"in_flight": self.in_flight, "limit": self._plan.limit, "queued": self.queued}
-        error = BulkheadFull(self.name, reason, None, facts)
+        error = BulkheadFull(self.name, reason, None, facts, call.operation)
         return None if self.spares(call, error) else error
 
     def _line_changed(self, standing: bool, queued: int, seconds: float) -> None:

@@ -22,6 +22,7 @@ from holdfast.resilience.sharing.keys import colour_of
 NAMES_LIMIT: Final = 1000
 """Operations, and keys, that one policy may list."""
 REASON: Final = "a fault was injected"
+LATE: Final = "the deadline passed in an injected delay"
 
 Abort: TypeAlias = type[Exception] | Callable[[Call], Exception]
 """What a call fails with: a class of exceptions, or a function of the call that makes one."""
@@ -245,7 +246,7 @@ class Fault(Policy[FaultSettings]):
                 left = self._left(call)
                 call.clock.pause(min(delay, left))
                 if delay >= left:
-                    raise DeadlineExceeded(self.name, "the deadline passed in an injected delay")
+                    raise DeadlineExceeded(self.name, LATE, None, None, call.operation)
             if abort is not None:
                 raise self._error(abort, call)
             result = fn(*args, **kwargs)
@@ -261,7 +262,7 @@ class Fault(Policy[FaultSettings]):
                 left = self._left(call)
                 await call.clock.sleep(min(delay, left))
                 if delay >= left:
-                    raise DeadlineExceeded(self.name, "the deadline passed in an injected delay")
+                    raise DeadlineExceeded(self.name, LATE, None, None, call.operation)
             if abort is not None:
                 raise self._error(abort, call)
             result = await fn(*args, **kwargs)

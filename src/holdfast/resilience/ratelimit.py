@@ -118,7 +118,7 @@ class RateLimit(Gate[RateLimitSettings]):
                 if far and 0 <= call.cost <= terms.limit and self._strict:
                     facts = quota, terms, earned - spent
                     wait = (after - earned) / bucket.rate + GRAIN
-                    raise self.counted(call, RateLimited(self.name, terms.text, wait, facts))
+                    raise self.counted(call, RateLimited(self.name, terms.text, wait, facts, call.operation))
         return (self._enter_keyed if self._keyed else self._enter_main)(call)
 
     def _enter_main(self, call: Call) -> None:
@@ -129,7 +129,7 @@ class RateLimit(Gate[RateLimitSettings]):
         if now >= main.seen and self._strict:
             wait, facts = main.short(now, call.cost)
             if GRAIN < wait < inf:
-                raise self.counted(call, RateLimited(self.name, main.terms.text, wait, facts))
+                raise self.counted(call, RateLimited(self.name, main.terms.text, wait, facts, call.operation))
         _raise(self._decide(call, None, MAIN))
 
     def _enter_keyed(self, call: Call) -> None:
@@ -146,7 +146,7 @@ class RateLimit(Gate[RateLimitSettings]):
             if now >= meter.seen and self._strict:
                 wait, facts = meter.short(now, call.cost)
                 if GRAIN < wait < inf:
-                    raise self.counted(call, RateLimited(self.name, terms.text, wait, facts))
+                    raise self.counted(call, RateLimited(self.name, terms.text, wait, facts, call.operation))
         _raise(self._decide(call, key, tier))
 
     def admit(self, call: Call) -> None:
@@ -318,8 +318,8 @@ class RateLimit(Gate[RateLimitSettings]):
         if wait == inf:
             check_amount(call.cost)
             reason = f"{call.cost:g} at once is more than the limit of {quota['limit']:g}"
-            return RateLimited(self.name, reason, None, quota)
-        return RateLimited(self.name, reason, wait, quota)
+            return RateLimited(self.name, reason, None, quota, call.operation)
+        return RateLimited(self.name, reason, wait, quota, call.operation)
 
     def _queue(self) -> bool:
         """Become one of those who wait, if there is room. One step."""
@@ -373,7 +373,7 @@ class RateLimit(Gate[RateLimitSettings]):
             reason = changed if now < call.deadline else "its deadline passed while it waited"
             retry_after = rest if 0 < rest < inf else None
             quota = self._book.quota(now, place.key, place.tier)
-            self.refuse(call, RateLimited(self.name, reason, retry_after, quota))
+            self.refuse(call, RateLimited(self.name, reason, retry_after, quota, call.operation))
             # It only observes by now.
             self._book.abandon(place, now)
             place.open, rest = False, 0.0

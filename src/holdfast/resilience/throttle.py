@@ -127,8 +127,8 @@ class Throttle(Gate[ThrottleSettings]):
         if self._draw_lots(now, self._random()):
             return window
         if self.settings.observe:
-            return self._spare(call, Overloaded(self.name, self._reason))
-        raise self.counted(call, Overloaded(self.name, self._reason))
+            return self._spare(call, Overloaded(self.name, self._reason, None, None, call.operation))
+        raise self.counted(call, Overloaded(self.name, self._reason, None, None, call.operation))
 
     def exit(self, call: Call, token: Any) -> None:
         # One step: see window.py.

@@ -114,10 +114,10 @@ class Timeout(Fused[TimeoutSettings]):
                 ours = deadline != current_deadline()
                 reason = f"took longer than {lane.seconds:g} s" if ours else "the deadline around the call passed"
                 facts = {**self.snapshot(), "seconds": lane.seconds}
-                return DeadlineExceeded(self.name, reason, None, facts).of(call.operation)
+                return DeadlineExceeded(self.name, reason, None, facts, call.operation)
         return None
 
     def _refusal(self, call: Call) -> DeadlineExceeded:
         self.refused += 1
-        late = DeadlineExceeded(self.name, "the deadline had passed before the call began", None, self.snapshot())
-        return late.of(call.operation)
+        reason = "the deadline had passed before the call began"
+        return DeadlineExceeded(self.name, reason, None, self.snapshot(), call.operation)

@@ -269,7 +269,7 @@ class ThreadRace:
         return Outcome(FAILED, now, None, self._refusal("the deadline passed while attempts were under way"))
 
     def _refusal(self, reason: str) -> DeadlineExceeded:
-        return DeadlineExceeded(self._policy.name, reason, None, self._policy.snapshot())
+        return DeadlineExceeded(self._policy.name, reason, None, self._policy.snapshot(), self._call.operation)
 
     def _hedge(self) -> None:
         """Begin another attempt, if there may be one and a thread is free."""

@@ -94,7 +94,9 @@ class Flights:
         flight = flights.get(key)
         if flight is None or flight.forgotten or flight.criticality < criticality:
             if call.deadline <= call.now:
-                raise DeadlineExceeded(name, "the deadline had passed before the call began")
+                raise DeadlineExceeded(
+                    name, "the deadline had passed before the call began", None, None, call.operation
+                )
             if len(self._ending) >= ENDING_LIMIT:
                 return await work(call, _unshared(call, criticality))
             flight = Flight(call.copy(), criticality)
@@ -248,7 +250,9 @@ class Flights:
                 call.now = call.clock.now()
                 call.verdict = FAILED
                 late = "a refresh took too long" if flight.expired else "the deadline passed"
-                raise DeadlineExceeded(name, f"{late} while the call waited for a shared execution")
+                raise DeadlineExceeded(
+                    name, f"{late} while the call waited for a shared execution", None, None, call.operation
+                )
         except asyncio.CancelledError:
             call.now = call.clock.now()
             call.verdict = FAILED if call.now >= call.deadline else IGNORED

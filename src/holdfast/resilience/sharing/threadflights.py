@@ -254,7 +254,9 @@ def _wait(call: Call, flight: ThreadFlight, event: threading.Event, name: str) -
         left = inf if call.deadline == inf else call.deadline - call.clock.now()
     call.now = call.clock.now()
     call.verdict = FAILED
-    raise DeadlineExceeded(name, "the deadline passed while the call waited for a shared execution")
+    raise DeadlineExceeded(
+        name, "the deadline passed while the call waited for a shared execution", None, None, call.operation
+    )
 
 
 def _outcome(call: Call, flight: ThreadFlight) -> Any:
