@@ -556,9 +556,46 @@ def test_a_coroutine_may_be_closed_from_outside_its_task() -> None:
         await asyncio.get_running_loop().create_task(begin(), context=contextvars.copy_context())
 
     asyncio.run(main())
-    coroutine.close()
+    with deadline_within(99.0):
+        before = current_deadline()
+        coroutine.close()
+        assert current_deadline() == before  # the deadline of whoever closes it stays
     (lane,) = timeout._lanes.by_loop.values()
     assert not lane.entries
+
+
+def test_a_coroutine_may_be_closed_by_another_task_of_its_loop() -> None:
+    timeout = Timeout(5.0)
+
+    async def main() -> None:
+        coroutine = timeout.acall(asyncio.sleep, 60)
+
+        async def begin() -> None:
+            coroutine.send(None)
+            assert current_deadline() < inf
+
+        await asyncio.create_task(begin())
+        with deadline_within(99.0):
+            before = current_deadline()
+            coroutine.close()
+            assert current_deadline() == before
+
+    asyncio.run(main())
+    (lane,) = timeout._lanes.by_loop.values()
+    assert not lane.entries
+
+
+def test_a_coroutine_that_its_own_task_closes_gives_the_deadline_back() -> None:
+    async def main() -> None:
+        with deadline_within(99.0):
+            before = current_deadline()
+            coroutine = Timeout(5.0).acall(asyncio.sleep, 60)
+            coroutine.send(None)
+            assert current_deadline() < before
+            coroutine.close()
+            assert current_deadline() == before
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("expires", [True, False])

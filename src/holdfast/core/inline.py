@@ -2,9 +2,9 @@
 
 A frame is a third of what a gate costs. So the text of ``enter`` and ``exit`` is put where their call would stand::
 
-    def enter(self, call):                      in_flight_4 = gate4.in_flight
-        in_flight = self.in_flight              if in_flight_4 < gate4._open:
-        if in_flight < self._open:                  gate4.in_flight = in_flight_4 + 1
+    def enter(self, call):                      v0 = gate4.in_flight
+        in_flight = self.in_flight              if v0 < gate4._open:
+        if in_flight < self._open:                  gate4.in_flight = v0 + 1
             self.in_flight = in_flight + 1          token4 = True
             return True                         else:
         return self._otherwise(call)                token4 = gate4._otherwise(call)
@@ -57,7 +57,7 @@ class _UnfitError(Exception):
 def inline(method: Callable[..., Any], arguments: Sequence[str], result: str, suffix: str) -> Inlined | None:
     """The text of ``method`` with ``arguments`` (names) for its parameters, its answer in ``result``; None if unfit.
 
-    Its answer is put into ``result``, or dropped when that is empty. ``suffix`` is added to its variables and globals.
+    Its answer is put into ``result``, or dropped when that is empty. ``suffix`` is added to its globals.
     The text of a coroutine function fits into another one only.
     """
     if not isinstance(method, MethodType) or not isinstance(method.__func__, FunctionType):
@@ -68,8 +68,7 @@ def inline(method: Callable[..., Any], arguments: Sequence[str], result: str, su
         return None
     lines, taken = text
     values = {name: function.__globals__[own] for own, name in taken}
-    variables = tuple(f"{name}_{suffix}" for name in _variables(function.__code__))
-    return Inlined(lines, {arguments[0]: method.__self__, **values}, variables)
+    return Inlined(lines, {arguments[0]: method.__self__, **values}, tuple(_variables(function.__code__).values()))
 
 
 @lru_cache(METHODS_LIMIT)
@@ -82,7 +81,7 @@ def _text(
         if result in code.co_varnames or code.co_argcount != len(arguments):
             return None
         names = dict(zip(code.co_varnames, arguments, strict=False))
-        names |= {name: f"{name}_{suffix}" for name in _variables(code)} | {result: result}
+        names |= _variables(code) | {result: result}
         renaming = _Renaming(names, frozenset(code.co_varnames[: code.co_argcount]), function, suffix)
         renamed = [renaming.visit(statement) for statement in body]
     except Exception:  # whatever is wrong with the text: the method itself can be called
@@ -93,8 +92,9 @@ def _text(
     return tuple(ast.unparse(module).splitlines()), tuple(renaming.taken.items())
 
 
-def _variables(code: CodeType) -> tuple[str, ...]:
-    return code.co_varnames[code.co_argcount :]
+def _variables(code: CodeType) -> dict[str, str]:
+    """What its variables are called: the same in all methods, so that the frame stays small."""
+    return {name: f"v{number}" for number, name in enumerate(code.co_varnames[code.co_argcount :])}
 
 
 @lru_cache(METHODS_LIMIT)

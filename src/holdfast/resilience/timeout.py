@@ -97,7 +97,9 @@ class Timeout(Fused[TimeoutSettings]):
 
     def _exit_task(self, call: Call, entry: Entry) -> None:
         reset_deadline(entry[3])
-        if entry[4].entries.pop(call, None) is None:
+        try:
+            del entry[4].entries[call]
+        except KeyError:  # it was cancelled, and has come to its end all the same
             self.expired += 1
             entry[1].uncancel()
 
