@@ -12,7 +12,7 @@ from core.gates import Log, Recorder, Wrapping
 from holdfast.core.call import Call
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import BulkheadFull
-from holdfast.core.fuse import Fragment
+from holdfast.core.fuse import Fragment, Version
 from holdfast.core.pipeline import FOLDS_LIMIT, POLICIES_LIMIT, Pipeline
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import GateSettings
@@ -95,7 +95,7 @@ def test_a_pipeline_that_changes_whenever_it_is_folded_is_given_up() -> None:
     class Restless(Recorder):
         def fragment(self, asynchronous: bool) -> Fragment:
             if pipeline.policies:
-                pipeline.version = object()
+                pipeline.version = Version()
             return super().fragment(asynchronous)
 
     steady = Recorder([], "steady")

@@ -115,17 +115,22 @@ class Invocation(NamedTuple):
     timed: bool = False
 
 
-class Entry(NamedTuple):
-    """What a decorated function needs to make its calls.
+class Version:
+    """One state of a pipeline, ``current`` until it is folded anew."""
 
-    Once ``pipeline.version`` is another one than ``version``, ``long_way`` is called in its place.
-    """
+    __slots__ = ("current",)
+
+    def __init__(self) -> None:
+        self.current = True
+
+
+class Entry(NamedTuple):
+    """What a decorated function needs to make its calls. Once ``version`` is past, ``long_way`` is called instead."""
 
     fn: Callable[..., Any]
     operation: str
     clock: Clock
-    pipeline: Any
-    version: object
+    version: Version
     long_way: Callable[..., Any]
 
 
@@ -253,7 +258,7 @@ def _compiled(shape: _Shape) -> CodeType:
     if "fn" in shape.parameters:
         lines = [
             f"{define} run(*args, **kwargs):",
-            "    if pipeline.version is not version:",
+            "    if not version.current:",
             f"        return {wait}long_way(*args, **kwargs)",
             "    call = Call(fn, args, kwargs, operation, clock, now(), deadline())",
         ]

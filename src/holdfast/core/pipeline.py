@@ -9,7 +9,7 @@ from holdfast.core.call import AsyncHandler, Call, Handler
 from holdfast.core.classify import DEFAULT, Classifier
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import current_deadline
-from holdfast.core.fuse import Entry, Fragment, Invocation, fuse
+from holdfast.core.fuse import Entry, Fragment, Invocation, Version, fuse
 from holdfast.core.guard import Guard
 from holdfast.core.policy import Fused, Gate, Policy
 
@@ -131,7 +131,7 @@ class Pipeline(Caller):
         self.clock = clock
         self.classifier = classify
         self.policies: tuple[Policy[Any], ...] = ()
-        self.version = object()
+        self.version = Version()
         self._lock = threading.Lock()
         self.run: Handler
         self.run_async: AsyncHandler
@@ -160,7 +160,7 @@ class Pipeline(Caller):
     def entry(self, fn: Callable[..., Any], long_way: Callable[..., Any], asynchronous: bool) -> Any:
         """``fn`` under this pipeline, compiled together with it; ``long_way`` is what it does once that has changed."""
         version = self.version  # first of all: what follows may be of a newer one, and then is not used
-        made = Entry(fn, self.name or _name_of(fn), self.clock, self, version, long_way)
+        made = Entry(fn, self.name or _name_of(fn), self.clock, version, long_way)
         invocation = _invocation(self.policies, self.classifier, self.clock)
         return _folded(self.policies, invocation, asynchronous=asynchronous, entry=made)
 
@@ -198,7 +198,8 @@ class Pipeline(Caller):
             with self._lock:
                 if self.version is version:
                     self.policies, self.classifier, self.clock = chosen, judge, time
-                    self.run, self.run_async, self.version = run, run_async, object()
+                    self.run, self.run_async, self.version = run, run_async, Version()
+                    version.current = False
                     return
         raise RuntimeError(f"pipeline {self.name!r} was changed {FOLDS_LIMIT} times while it was folded once")
 
