@@ -2,7 +2,8 @@
 
 What a gate adds to a sync call is shown in three ways. *Marginal*, the five with it less the five without it: what
 one gate more costs somebody who has a pipeline. This one is judged. *Over an empty pipeline*, and *alone over the bare
-call*: the latter has what any decorator costs, a call of a Python function with any arguments, in it as well.
+call*: the latter has what any decorator costs, a call of a Python function with any arguments, in it as well. All five
+are judged by what they add to the bare call or await.
 """
 
 from collections.abc import Iterator
@@ -100,8 +101,15 @@ def _lines(figures: Figures) -> Iterator[Line]:
         alone = ours(gate.alone, Mode.SYNC)
         yield Line(f"{gate.title} over an empty pipeline, sync", _less(alone, nothing), None, "ns")
         yield Line(f"{gate.title} alone over the bare call, sync", _less(alone, bare), None, "ns")
-    for mode in Mode:
-        yield Line(f"the five, {mode}", ours("five", mode), FIVE[mode], "ns")
+    for mode, bare_key in ((Mode.SYNC, "call"), (Mode.ASYNC, "await")):
+        five = ours("five", mode)
+        yield Line(
+            f"the five over the bare call, {mode}",
+            _less(five, _minimum(figures, bare_key, mode, BASELINE)),
+            FIVE[mode],
+            "ns",
+        )
+        yield Line(f"the five, with the call itself, {mode}", five, None, "ns")
     timeout = _minimum(figures, "asyncio.timeout", Mode.ASYNC, BASELINE)
     yield Line("the five, async / asyncio.timeout", _ratio(ours("five", Mode.ASYNC), timeout), OF_TIMEOUT, "x")
     for peer, stack in PEER_STACKS:

@@ -521,28 +521,29 @@ def test_a_lane_never_mixes_old_seconds_with_new_ones() -> None:
     clock = virtual()
     timeout = Timeout(50.0)
     pipeline = Pipeline("x", timeout, clock=clock)
-    new = Lanes(1.0)
-    taken: list[Lane] = []
+    old, new = timeout._lanes, Lanes(1.0)
 
     class Changing(dict[int, Lane]):
         """Another thread updates the settings just when a call has begun to look for its lane."""
 
         def get(self, ident: int, default: Any = None) -> Any:
-            timeout._seconds, timeout._lanes = 1.0, new
+            timeout._seconds, timeout._lanes, timeout._by_thread = 1.0, new, new.by_thread
             return super().get(ident, default)
 
     async def main() -> None:
-        timeout._lanes.by_thread = Changing()
+        await pipeline.acall(asyncio.sleep, 1)
+        timeout._by_thread = Changing(old.by_thread)
+        at = clock.now()
         began = asyncio.create_task(pipeline.acall(asyncio.sleep, 60))
         await asyncio.sleep(0)
-        taken.extend(new.by_loop.values())
+        lanes = [*old.by_loop.values(), *new.by_loop.values()]
+        assert [(entry[0] - at, lane.seconds) for lane in lanes for entry in lane.entries.values()] == [(50.0, 50.0)]
         with pytest.raises(DeadlineExceeded):
             await pipeline.acall(asyncio.sleep, 60)
-        assert clock.now() == pytest.approx(1.0, abs=0.002)
+        assert clock.now() == pytest.approx(at + 1.0, abs=0.002)
         began.cancel()
 
     clock.run(main())
-    assert taken == []
 
 
 def test_a_coroutine_may_be_closed_from_outside_its_task() -> None:

@@ -42,6 +42,7 @@ class Timeout(Fused[TimeoutSettings]):
     def apply(self, settings: TimeoutSettings) -> None:
         self._seconds = float(settings.seconds)
         self._lanes = Lanes(self._seconds)
+        self._by_thread = self._lanes.by_thread
 
     def snapshot(self) -> dict[str, Any]:
         return {"seconds": self._seconds, "expired": self.expired, "refused": self.refused}
@@ -62,11 +63,10 @@ class Timeout(Fused[TimeoutSettings]):
 
     def _enter_task(self, call: Call) -> Entry:
         ident = get_ident()
-        lanes = self._lanes
-        lane = lanes.by_thread.get(ident)
+        lane = self._by_thread.get(ident)
         # The private attribute of asyncio's own loops says whether this thread still runs that loop.
         if lane is None or lane.loop._thread_id != ident or lane.clock is not call.clock:  # type: ignore[attr-defined]
-            lane = lanes.here(call.clock, ident)
+            lane = self._lanes.here(call.clock, ident)
         deadline = call.now + lane.seconds  # ours may be newer than the lane
         if deadline >= call.deadline:
             return self._enter_outer(call, lane)
