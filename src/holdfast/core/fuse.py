@@ -29,9 +29,10 @@ the pipeline as it is at that moment; once the pipeline has changed it takes the
 """
 
 import linecache
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable
 from types import CodeType, CoroutineType
 from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
@@ -47,6 +48,8 @@ FRAGMENTS_LIMIT: Final = 8
 SHAPES_LIMIT: Final = 1024
 """Compiled shapes that are kept."""
 INDENT: Final = "    "
+_SHOWN: Final[deque[str]] = deque()
+"""The names of the latest ``SHAPES_LIMIT`` texts: ``linecache`` has no limit of its own."""
 
 
 class Around(NamedTuple):
@@ -212,9 +215,14 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
     if entry is not None:
         parameters |= {**entry._asdict(), "now": entry.clock.now, "deadline": current_deadline}
     shape = _Shape(tuple(forms), tuple(parameters), asynchronous, timed)
+    try:
+        code = _compiled(shape)
+    except SyntaxError:  # Python nests blocks and indents lines so far only: then methods are called
+        bare = tuple(form._replace(enter=None, exit=None, variables=()) for form in forms)
+        code = _compiled(shape._replace(fragments=bare))
     # Globals of its own: what a function closes over is copied into its frame at each call.
     namespace = {**ALWAYS, **parameters}
-    exec(_compiled(shape), namespace)  # noqa: S102 - our own text, there is no input in it
+    exec(code, namespace)  # noqa: S102 - our own text, there is no input in it
     run = namespace.pop("run")
     # Code of its own: the interpreter specialises code for what it has met, and others of this shape meet others.
     run.__code__ = run.__code__.replace()
@@ -230,11 +238,10 @@ def _formed(fragment: Fragment, number: int, asynchronous: bool) -> tuple[_Form,
         waits = fragment.waits and asynchronous
         form = form._replace(waits=waits)
         token = f"token{number}" if len(present) > 1 else ""
-        if iscoroutinefunction(fragment.enter) is waits:
-            enter = inline(fragment.enter, (f"gate{number}", "call"), token, f"{number}")
-            if enter is not None:
-                form = form._replace(enter=enter.lines, variables=enter.variables)
-                values |= enter.values
+        enter = inline(fragment.enter, (f"gate{number}", "call"), token, f"{number}", asynchronous=waits)
+        if enter is not None:
+            form = form._replace(enter=enter.lines, variables=enter.variables)
+            values |= enter.values
         if fragment.exit is not None:
             leave = inline(fragment.exit, (f"left{number}", "call", token), "", f"{number}x")
             if leave is not None:
@@ -268,6 +275,10 @@ def _compiled(shape: _Shape) -> CodeType:
     text = "\n".join(lines) + "\n"
     # A name in angle brackets that linecache knows: tracebacks and debuggers show the lines.
     name = f"<holdfast {'async ' if shape.asynchronous else ''}pipeline {crc32(text.encode()):08x}>"
+    if name not in _SHOWN:
+        _SHOWN.append(name)
+        if len(_SHOWN) > SHAPES_LIMIT:
+            linecache.cache.pop(_SHOWN.popleft(), None)
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     return compile(text, name, "exec")
 

@@ -10,11 +10,14 @@ A frame is a third of what a gate costs. So the text of ``enter`` and ``exit`` i
         return self._otherwise(call)                token4 = gate4._otherwise(call)
 
 Nothing depends on it: a method whose text is not there, is not the text it was compiled from (the file may have
-been replaced under the running process), or does not fit the rules below, is called.
+been replaced under the running process), or does not fit the rules below, is called. So are all while a debugger
+or a measurement of coverage is on: they look for the lines of the method itself.
 
 It fits when it is a plain function of at most ``NODES_LIMIT`` nodes, without functions or comprehensions inside,
-without ``super()``, and without a ``return`` inside of a loop or a ``with``. Its globals are taken as they are when
-the generated function is made.
+without ``super()`` or what reads the frame it is called in, without a ``return`` inside of a loop or a ``with``, and
+when each of its variables is certainly set where it is read. Globals are looked up in its module each time, since
+tests and tools replace them; only those of Holdfast itself are taken as they are. What asks for its frame all the
+same (``sys._getframe``, a stack level of ``warnings``) sees that of the generated function.
 """
 
 import __future__
@@ -23,21 +26,32 @@ import ast
 import builtins
 import copy
 import inspect
-import textwrap
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Final, NamedTuple
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from holdfast.core.bindings import check_bound
 
 NODES_LIMIT: Final = 400
 """Nodes of the syntax tree that is put in; what follows a branch with a ``return`` is there once for each branch."""
-METHODS_LIMIT: Final = 1024
-"""Methods whose text is kept."""
+OWN: Final = __name__.partition(".")[0]
+ANSWER: Final = "<answer>"
+"""What no name in a method can be."""
+BUILTINS: Final = frozenset(
+    name for name, value in vars(builtins).items() if isinstance(value, type | BuiltinFunctionType)
+)
+"""What Python has, not what somebody added: that may be called what a variable of a generated function is."""
+READ_FRAMES: Final = ("super", "locals", "globals", "vars", "dir", "eval", "exec", "breakpoint", "__import__")
 MAKES_SCOPES: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.GeneratorExp)
 COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp)
-OTHERS: Final = (ast.Global, ast.Nonlocal, ast.Yield, ast.YieldFrom, ast.Import, ast.ImportFrom, ast.NamedExpr)
+OTHERS: Final = (
+    *(ast.Global, ast.Nonlocal, ast.Yield, ast.YieldFrom, ast.Import, ast.ImportFrom, ast.NamedExpr),
+    ast.Match,
+)
 
-ALIKE: Final = ("co_code", "co_names", "co_varnames", "co_argcount", "co_consts")
+ALIKE: Final = ("co_code", "co_names", "co_varnames", "co_argcount", "co_consts", "co_exceptiontable")
 """What code has in common with the text it was made of."""
 FUTURE: Final = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
@@ -54,42 +68,92 @@ class _UnfitError(Exception):
     """The method has to be called."""
 
 
-def inline(method: Callable[..., Any], arguments: Sequence[str], result: str, suffix: str) -> Inlined | None:
+_Text: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+class _Kept:
+    """What has been read of a method: its tree, and its text for each place that it was put in."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self.code = function.__code__
+        self.tree = _parsed(function)
+        self.texts: dict[tuple[Any, ...], _Text | None] = {}
+
+
+# As long as the methods: a class that is made and forgotten takes its entry along. There are few places.
+_KEPT: "weakref.WeakKeyDictionary[FunctionType, _Kept]" = weakref.WeakKeyDictionary()
+
+
+def inline(
+    method: Callable[..., Any], arguments: Sequence[str], result: str, suffix: str, *, asynchronous: bool = False
+) -> Inlined | None:
     """The text of ``method`` with ``arguments`` (names) for its parameters, its answer in ``result``; None if unfit.
 
     Its answer is put into ``result``, or dropped when that is empty. ``suffix`` is added to its globals.
-    The text of a coroutine function fits into another one only.
+    ``asynchronous``: it is to be awaited, so the text of a coroutine function is wanted, and else never.
     """
-    if not isinstance(method, MethodType) or not isinstance(method.__func__, FunctionType):
+    if not isinstance(method, MethodType) or not isinstance(method.__func__, FunctionType) or _watched():
         return None
     function = method.__func__
-    text = _text(function, tuple(arguments), result, suffix)
+    if bool(function.__code__.co_flags & inspect.CO_COROUTINE) is not asynchronous:
+        return None
+    try:
+        text = _text(function, tuple(arguments), result, suffix)
+    except Exception:  # whatever is wrong with the text: the method itself can be called
+        return None
     if text is None:
         return None
     lines, taken = text
     values = {name: function.__globals__[own] for own, name in taken}
-    return Inlined(lines, {arguments[0]: method.__self__, **values}, tuple(_variables(function.__code__).values()))
+    values |= {arguments[0]: method.__self__, f"globals{suffix}": function.__globals__, f"absent{suffix}": _absent}
+    return Inlined(lines, values, tuple(_variables(function.__code__).values()))
 
 
-@lru_cache(METHODS_LIMIT)
-def _text(
-    function: FunctionType, arguments: tuple[str, ...], result: str, suffix: str
-) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]] | None:
-    try:
-        body = _flow(copy.deepcopy(_parsed(function).body), result)
-        code = function.__code__
-        if result in code.co_varnames or code.co_argcount != len(arguments):
-            return None
-        names = dict(zip(code.co_varnames, arguments, strict=False))
-        names |= _variables(code) | {result: result}
-        renaming = _Renaming(names, frozenset(code.co_varnames[: code.co_argcount]), function, suffix)
-        renamed = [renaming.visit(statement) for statement in body]
-    except Exception:  # whatever is wrong with the text: the method itself can be called
+def _watched() -> bool:
+    """Whether somebody follows the lines that are run."""
+    monitoring = getattr(sys, "monitoring", None)
+    return sys.gettrace() is not None or (
+        monitoring is not None
+        and any(monitoring.get_tool(tool) for tool in (monitoring.DEBUGGER_ID, monitoring.COVERAGE_ID))
+    )
+
+
+def _absent(name: str) -> Any:
+    """What a name means that its module does not have (any more)."""
+    if name not in vars(builtins):
+        raise NameError(f"name {name!r} is not defined", name=name)
+    return getattr(builtins, name)
+
+
+def _text(function: FunctionType, arguments: tuple[str, ...], result: str, suffix: str) -> _Text | None:
+    kept = _KEPT.get(function)
+    if kept is None or kept.code is not function.__code__:  # tools that load a module again replace the code
+        kept = _KEPT[function] = _Kept(function)
+    place = (arguments, result, suffix)
+    if place not in kept.texts:
+        kept.texts[place] = None
+        kept.texts[place] = _written(function, kept, *place)
+    return kept.texts[place]
+
+
+def _written(function: FunctionType, kept: _Kept, arguments: tuple[str, ...], result: str, suffix: str) -> _Text | None:
+    code = kept.code
+    if code.co_argcount != len(arguments):
         return None
-    module = ast.fix_missing_locations(ast.Module(renamed, []))
-    if sum(1 for _ in ast.walk(module)) > NODES_LIMIT:
+    check_bound(kept.tree.body, code.co_varnames, code.co_argcount)
+    body = _flow(copy.deepcopy(kept.tree.body), ANSWER if result else "", iter(range(NODES_LIMIT)))
+    if sum(1 for statement in body for _ in ast.walk(statement)) > NODES_LIMIT:
         return None
-    return tuple(ast.unparse(module).splitlines()), tuple(renaming.taken.items())
+    names = dict(zip(code.co_varnames, arguments, strict=False)) | _variables(code) | {ANSWER: result}
+    renaming = _Renaming(names, frozenset(code.co_varnames[: code.co_argcount]), function, suffix)
+    module = ast.fix_missing_locations(ast.Module([renaming.visit(statement) for statement in body], []))
+    lines = ast.unparse(module).splitlines()
+    # Texts over several lines do not survive the indentation; nor is each text the tree that it was made of.
+    again = ast.parse("\n".join(["if 1:", *(f" {line}" for line in lines), " pass"])).body[0]
+    assert isinstance(again, ast.If)
+    if ast.dump(ast.Module(again.body[:-1], [])) != ast.dump(module):
+        return None
+    return tuple(lines), tuple(renaming.taken.items())
 
 
 def _variables(code: CodeType) -> dict[str, str]:
@@ -97,16 +161,18 @@ def _variables(code: CodeType) -> dict[str, str]:
     return {name: f"v{number}" for number, name in enumerate(code.co_varnames[code.co_argcount :])}
 
 
-@lru_cache(METHODS_LIMIT)
 def _parsed(function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef:
     """Its tree without a docstring. Raises when the text there is not what ``function`` was made of."""
     code = function.__code__
-    source = textwrap.dedent(inspect.getsource(function))
-    tree = ast.parse(source)
-    found = tree.body[0]
+    source = inspect.getsource(function)
+    # Its indentation is kept: texts over several lines are what they are.
+    tree = ast.parse(f"if 1:\n{source}" if source[:1].isspace() else source)
+    found = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
     if not isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) or found.decorator_list or code.co_freevars:
         raise _UnfitError
     if code.co_cellvars or code.co_kwonlyargcount or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        raise _UnfitError
+    if getattr(function, "__builtins__", None) is not vars(builtins):
         raise _UnfitError
     flags = code.co_flags & FUTURE
     # Calls of what was imported have instructions of their own.
@@ -126,10 +192,15 @@ def _comes_from_elsewhere(function: FunctionType, name: str) -> bool:
     return isinstance(value, ModuleType) or getattr(value, "__module__", None) not in (None, function.__module__)
 
 
-def _flow(statements: Sequence[ast.stmt], result: str) -> list[ast.stmt]:
-    """``statements`` with an assignment to ``result`` wherever they return."""
+def _flow(statements: Sequence[ast.stmt], result: str, budget: Iterator[int]) -> list[ast.stmt]:
+    """``statements`` with an assignment to ``result`` wherever they return; one step of ``budget`` for each.
+
+    What follows a branch that may go on is there twice, and what follows two four times: that has to end.
+    """
     done: list[ast.stmt] = []
     for number, statement in enumerate(statements):
+        if next(budget, None) is None:
+            raise _UnfitError
         rest = statements[number + 1 :]
         if isinstance(statement, ast.Return):
             return [*done, *_answer(statement.value, result)]
@@ -139,15 +210,18 @@ def _flow(statements: Sequence[ast.stmt], result: str) -> list[ast.stmt]:
             done.append(statement)
         elif isinstance(statement, ast.If):
             taken, other = ([*branch, *copy.deepcopy(rest)] for branch in (statement.body, statement.orelse))
-            return [*done, ast.If(statement.test, _flow(taken, result) or [ast.Pass()], _flow(other, result))]
+            return [
+                *done,
+                ast.If(statement.test, _flow(taken, result, budget) or [ast.Pass()], _flow(other, result, budget)),
+            ]
         elif isinstance(statement, ast.Try) and not rest and not statement.orelse:
             if any(isinstance(node, ast.Return) for last in statement.finalbody for node in ast.walk(last)):
                 raise _UnfitError
             handlers = [
-                ast.ExceptHandler(handler.type, handler.name, _flow(handler.body, result) or [ast.Pass()])
+                ast.ExceptHandler(handler.type, handler.name, _flow(handler.body, result, budget) or [ast.Pass()])
                 for handler in statement.handlers
             ]
-            body = _flow(statement.body, result) or [ast.Pass()]
+            body = _flow(statement.body, result, budget) or [ast.Pass()]
             return [*done, ast.Try(body, handlers, [], statement.finalbody)]
         else:
             raise _UnfitError
@@ -168,6 +242,7 @@ class _Renaming(ast.NodeTransformer):
         self.fixed = fixed
         self.function = function
         self.suffix = suffix
+        self.own = str(function.__globals__.get("__name__")).partition(".")[0] == OWN
         self.taken: dict[str, str] = {}
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
@@ -176,6 +251,8 @@ class _Renaming(ast.NodeTransformer):
         return super().generic_visit(node)
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        if node.name in self.fixed:
+            raise _UnfitError
         name = self.names[node.name] if node.name else None
         kind = self.visit(node.type) if node.type else None
         return ast.ExceptHandler(kind, name, [self.visit(statement) for statement in node.body])
@@ -190,11 +267,14 @@ class _Renaming(ast.NodeTransformer):
             if node.id in self.fixed and not isinstance(node.ctx, ast.Load):
                 raise _UnfitError
             return ast.Name(self.names[node.id], node.ctx)
-        if node.id == "super":
+        if node.id in READ_FRAMES:
             raise _UnfitError
-        if node.id in self.function.__globals__:
-            name = self.taken.setdefault(node.id, f"{node.id}_{self.suffix}")
-            return ast.Name(name, ast.Load())
-        if not hasattr(builtins, node.id):
-            raise _UnfitError
-        return node
+        if self.own and node.id in self.function.__globals__:
+            return ast.Name(self.taken.setdefault(node.id, f"{node.id}_{self.suffix}"), ast.Load())
+        known = node.id in BUILTINS
+        if self.own and known:
+            return node
+        module = ast.Name(f"globals{self.suffix}", ast.Load())
+        text = ast.Constant(node.id)
+        other = node if known else ast.Call(ast.Name(f"absent{self.suffix}", ast.Load()), [text], [])
+        return ast.IfExp(ast.Compare(text, [ast.In()], [module]), ast.Subscript(module, text, ast.Load()), other)
