@@ -141,8 +141,12 @@ class Rejected(HoldfastError):
         """This error, which names ``operation`` unless it names one already."""
         if not self.operation:
             policy, reason, retry_after, snapshot = (*self.args, None, None, None, None)[:4]
-            self.args = (policy, reason, retry_after, snapshot, operation)
+            self.args = (policy, reason, retry_after, snapshot, operation, *self.args[5:])
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the constructor: that of a class of somebody's own need not take an operation.
+        return _restored, (type(self), self.args), self.__dict__ or None
 
 
 class Draining(Rejected):
@@ -214,6 +218,12 @@ def http_status(exc: BaseException) -> int:
         if kind in STATUS:
             return STATUS[kind]
     return 500
+
+
+def _restored(kind: type[Rejected], args: tuple[Any, ...]) -> Rejected:
+    made = kind.__new__(kind)
+    made.args = args
+    return made
 
 
 def _shortened(value: object) -> str:

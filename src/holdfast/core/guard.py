@@ -59,12 +59,14 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         call = self._call
-        call.now = call.clock.now()
-        if error is not None:
-            call.verdict = self._classifier.of_error(error, call)
-        else:
-            call.verdict = self._classifier.of_block(self._failed)
-        self._leave()
+        try:
+            call.now = call.clock.now()
+            if error is not None:
+                call.verdict = self._classifier.of_error(error, call)
+            else:
+                call.verdict = self._classifier.of_block(self._failed)
+        finally:  # an error class may have a check of its own, which may fail
+            self._leave()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

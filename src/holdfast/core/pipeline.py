@@ -190,8 +190,8 @@ class Pipeline(Caller):
         for _ in range(FOLDS_LIMIT):
             version = self.version
             chosen = self.policies if policies is None else policies
-            judge = classifier or self.classifier
-            time = clock or self.clock
+            judge = self.classifier if classifier is None else classifier
+            time = self.clock if clock is None else clock
             invocation = _invocation(chosen, judge, time)
             run: Handler = _folded(chosen, invocation, asynchronous=False)
             run_async: AsyncHandler = _folded(chosen, invocation, asynchronous=True)

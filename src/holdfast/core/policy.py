@@ -13,6 +13,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
+from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from holdfast.core.call import AsyncHandler, Call, Handler
@@ -127,15 +128,23 @@ class Policy(ABC, Generic[S]):
     def replace_settings(self, settings: S) -> None:
         """As ``update``, with all settings at once."""
         with self._changing:
-            before = self._folded()
-            with self.lock:
-                self.apply(settings)
-                self.settings = settings
-                self.name = settings.name or self.kind
-            # A function that was decorated is slower once its pipeline has been folded again.
-            users = tuple(self._users) if self._folded() != before else ()
-        for pipeline in users:
-            pipeline.compile()
+            before, settings_before = self._folded(), self.settings
+            self._take_over(settings)
+            try:
+                # A function that was decorated is slower once its pipeline has been folded again.
+                users = () if _same(self._folded(), before) else tuple(self._users)
+            except BaseException:
+                self._take_over(settings_before)
+                raise
+        with contextlib.ExitStack() as each:  # each of them, also when one cannot be folded
+            for pipeline in users:
+                each.callback(pipeline.compile)
+
+    def _take_over(self, settings: S) -> None:
+        with self.lock:
+            self.apply(settings)
+            self.settings = settings
+            self.name = settings.name or self.kind
 
     def snapshot(self) -> dict[str, Any]:
         """Its state and counters, as plain values. Counters only grow."""
@@ -146,9 +155,9 @@ class Policy(ABC, Generic[S]):
         with self._changing:
             self._users.add(pipeline)
 
-    def _folded(self) -> object:
+    def _folded(self) -> tuple[object, ...]:
         """What pipelines have made of it; when it is another one after an update they must do so again."""
-        return object()
+        return (object(),)
 
     def __repr__(self) -> str:
         settings: PolicySettings | None = getattr(self, "settings", None)
@@ -184,8 +193,9 @@ class Fused(Policy[S]):
     def fragment(self, asynchronous: bool) -> Fragment:
         """What it does before, after, or again."""
 
-    def _folded(self) -> object:
-        return self.idle, self.timed, self.fragment(False), self.fragment(True)
+    def _folded(self) -> tuple[object, ...]:
+        now, later = self.fragment(False), self.fragment(True)
+        return self.idle, self.timed, type(now), *now, type(later), *later
 
     def wrap(self, inner: Handler) -> Handler:
         handler: Handler = fuse([self.fragment(False)], inner, asynchronous=False)
@@ -273,7 +283,7 @@ class Gate(Fused[G]):
         return self._single.guard(**fields)
 
     def fragment(self, asynchronous: bool) -> Fragment:
-        leave = None if type(self).exit is Gate.exit else self.exit
+        leave = None if getattr(self.exit, "__func__", None) is Gate.exit else self.exit
         if not self.waits:
             return Around(self.enter, leave)
         return Around(self.admit_async if asynchronous else self.admit, leave, waits=True)
@@ -281,3 +291,11 @@ class Gate(Fused[G]):
     def _tell(self, call: Call, error: Rejected, observed: bool) -> None:
         at = call.clock.wall()
         self.listeners.emit(lambda: CallRefused(at, self.name, self.kind, call.operation, error.reason, observed))
+
+
+def _same(parts: tuple[object, ...], others: tuple[object, ...]) -> bool:
+    """Whether they are the same objects. Methods are made anew each time they are asked for, and know themselves."""
+    return len(parts) == len(others) and all(
+        part is other or (isinstance(part, MethodType | BuiltinMethodType) and part == other)
+        for part, other in zip(parts, others, strict=True)
+    )
