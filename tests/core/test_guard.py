@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from core.gates import Log, Recorder, Wrapping
-from holdfast.core.call import FAILED, IGNORED, OK, Call
+from holdfast.core.call import FAILED, IGNORED, OK, Call, Verdict
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import Rejected
@@ -86,3 +86,15 @@ def test_policies_that_run_functions_cannot_guard_a_block() -> None:
 def test_a_field_that_a_call_does_not_have_is_refused() -> None:
     with pytest.raises(TypeError, match="no field"):
         Recorder([]).guard(kee=1)
+
+
+def test_the_gates_are_left_also_when_the_classifier_fails() -> None:
+    class Broken(Classifier, frozen=True):
+        def of_error(self, error: BaseException, call: Call) -> Verdict:
+            raise LookupError("broken")
+
+    log: Log = []
+    with pytest.raises(LookupError, match="broken"), Pipeline("x", Recorder(log), classify=Broken()).guard():
+        raise OSError
+    assert [entry[0] for entry in log] == ["enter", "exit"]
+    assert log[1][2] is IGNORED

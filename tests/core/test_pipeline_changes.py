@@ -10,9 +10,10 @@ import pytest
 
 from core.gates import Log, Recorder, Wrapping
 from holdfast.core.call import Call
+from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import BulkheadFull
-from holdfast.core.fuse import Fragment, Version
+from holdfast.core.fuse import Around, Fragment, Version
 from holdfast.core.pipeline import FOLDS_LIMIT, POLICIES_LIMIT, Pipeline
 from holdfast.core.policy import Gate, accepts
 from holdfast.core.settings import GateSettings
@@ -211,3 +212,104 @@ def test_an_update_that_changes_the_fragment_folds_the_pipelines_again() -> None
     limit.update(observe=True)
     assert decorated() == 5
     assert pipeline.call(lambda: 6) == 6
+
+
+class Faulty(Limit):
+    """Cannot be folded when it observes, or when it is told so."""
+
+    broken = False
+
+    def fragment(self, asynchronous: bool) -> Fragment:
+        if self.broken or self.settings.observe:
+            raise LookupError("cannot be folded")
+        return super().fragment(asynchronous)
+
+
+def test_an_update_that_cannot_be_folded_changes_nothing() -> None:
+    faulty = Faulty()
+    pipeline = Pipeline("x", faulty)
+    version = pipeline.version
+    with pytest.raises(LookupError, match="cannot be folded"):
+        faulty.update(observe=True, name="other")
+    assert (faulty.settings.observe, faulty.waits, faulty.name) == (False, False, "limit")
+    assert pipeline.version is version
+    assert version.current
+
+
+def test_a_replacement_that_cannot_be_folded_changes_nothing() -> None:
+    faulty, steady = Faulty(), Recorder([], "steady")
+    faulty.broken = True
+    pipeline = Pipeline("x", steady)
+    decorated, version = pipeline(lambda: 5), pipeline.version
+    with pytest.raises(LookupError, match="cannot be folded"):
+        pipeline.replace(faulty, clock=VirtualClock())
+    assert (pipeline.policies, pipeline.version, decorated()) == ((steady,), version, 5)
+    assert version.current
+    assert not faulty._users
+
+
+def test_a_pipeline_that_cannot_be_folded_does_not_keep_the_others_from_it() -> None:
+    limit, faulty = Limit(), Faulty()
+    pipelines = [Pipeline(f"{number}", limit, *([faulty] if number % 2 else [])) for number in range(8)]
+    faulty.broken = True
+    with pytest.raises(LookupError, match="cannot be folded"):
+        limit.update(observe=True)
+    assert [pipeline.call(lambda: 5) for pipeline in pipelines[::2]] == [5] * 4
+
+
+class Equal:
+    """Something to call that takes itself for any other of its kind."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def __call__(self, call: Call) -> None:
+        self.log.append(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def test_a_part_that_only_equals_the_former_one_is_folded_in() -> None:
+    class Made(Limit):
+        def apply(self, settings: GateSettings) -> None:
+            self.part = Equal(log)
+
+        def fragment(self, asynchronous: bool) -> Fragment:
+            return Around(self.part)
+
+    log: Log = []
+    made = Made()
+    decorated = Pipeline("x", made)(lambda: None)
+    decorated()
+    made.update(observe=True)
+    decorated()
+    assert log[0] is not log[1]
+    assert log[1] is made.part
+
+
+def test_a_classifier_and_a_clock_that_are_false_are_used_all_the_same() -> None:
+    class Doubtful(VirtualClock):
+        def __bool__(self) -> bool:
+            return False
+
+    class Unsure(Classifier, frozen=True):
+        def __bool__(self) -> bool:
+            return False
+
+    clock, unsure = Doubtful(), Unsure()
+    pipeline = Pipeline("x")
+    pipeline.replace(classify=unsure, clock=clock)
+    assert pipeline.clock is clock
+    assert pipeline.classifier is unsure
+
+
+def test_an_exit_that_was_set_on_the_gate_itself_is_used() -> None:
+    limit = Limit(observe=True)
+    left: Log = []
+    limit.exit = lambda call, token: left.append(token)  # type: ignore[method-assign]
+    assert Pipeline("x", limit).call(lambda: 5) == 5
+    assert left == ["admitted"]
