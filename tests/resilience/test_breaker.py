@@ -361,3 +361,11 @@ def test_nobody_listening_no_event_is_kept() -> None:
     assert [(event.old, event.new, event.reason) for event in heard if isinstance(event, BreakerChanged)] == [
         ("closed", "open", "now")
     ]
+
+
+def test_one_failure_is_not_called_a_row() -> None:
+    breaker = Breaker(consecutive=1)
+    with pytest.raises(ValueError, match="five"):
+        breaker.call(int, "five")
+    with pytest.raises(CircuitOpen, match="breaker: 1 call failed"):
+        breaker.call(int, "5")

@@ -80,7 +80,7 @@ def test_a_refusal_is_told_to_listeners() -> None:
         bulkhead.enter(bare_call("stock"))
     (event,) = heard
     assert isinstance(event, CallRefused)
-    assert (event.operation, event.reason, event.observed) == ("stock", "1 calls are under way", False)
+    assert (event.operation, event.reason, event.observed) == ("stock", "1 call is under way", False)
 
 
 def test_the_snapshot_tells_of_permits_and_waits() -> None:

@@ -120,7 +120,7 @@ def test_a_full_queue_refuses_who_comes_next() -> None:
     async def main() -> None:
         calls = [room.call(number) for number in range(3)]
         await settle()
-        with pytest.raises(BulkheadFull, match="1 calls are under way and 1 wait"):
+        with pytest.raises(BulkheadFull, match="1 call is under way and 1 waits"):
             await calls[2]
         room.finish(0)
         room.finish(1)
@@ -287,3 +287,30 @@ def test_a_short_burst_after_an_overload_is_not_told_as_another_one() -> None:
 
     clock.run(main())
     assert [type(event) for event in heard] == [QueueStanding, QueueCleared]
+
+
+def test_a_thread_that_runs_an_event_loop_is_told_that_it_must_not_wait() -> None:
+    shared = Pipeline("x", Bulkhead(1, queue=5))
+    parted = Pipeline("x", Bulkhead(5, queue=5, partitions={"*": 1}))
+
+    async def main() -> None:
+        for pipeline in (shared, parted):
+            with pytest.raises(BulkheadFull, match=r"bulkhead: a thread that runs an event loop must not wait$"):
+                pipeline.call(pipeline.call, print)
+
+    asyncio.run(main())
+
+
+def test_those_who_do_not_wait_are_not_told_about_the_event_loop() -> None:
+    heard: list[Event] = []
+    looking = Bulkhead(1, queue=5, observe=True)
+    looking.listeners.subscribe(heard.append)
+    pipelines = Pipeline("x", Bulkhead(1)), Pipeline("x", looking)
+
+    async def main() -> None:
+        with pytest.raises(BulkheadFull, match=r"1 call is under way$"):
+            pipelines[0].call(pipelines[0].call, print)
+        pipelines[1].call(pipelines[1].call, print)
+
+    asyncio.run(main())
+    assert [getattr(event, "reason", "") for event in heard] == ["1 call is under way and 5 wait"]

@@ -16,6 +16,7 @@ from holdfast.resilience.permits.waiters import PUSHED_OUT, TaskWaiter, ThreadWa
 
 QUEUE_LIMIT: Final = 100_000
 """The longest line that settings may ask for."""
+IN_A_LOOP: Final = "a thread that runs an event loop must not wait"
 NO_TIME: Final = "no time is left to wait for a permit"
 PUSHED: Final = "newer calls took its place in the queue"
 TOO_LATE: Final = "the deadline passed while it waited"
@@ -92,7 +93,9 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
 
     def apply(self, settings: BulkheadSettings) -> None:
         self.waits = settings.queue > 0
-        self._full = f"{settings.limit} calls are under way" + (f" and {settings.queue} wait" if settings.queue else "")
+        self._full = _under_way(settings.limit)
+        if settings.queue:
+            self._full += f" and {settings.queue} wait{'s' * (settings.queue == 1)}"
         self._configure(Plan(settings.limit, settings.queue, settings.order == "lifo", settings.partitions))
 
     def replace_settings(self, settings: BulkheadSettings) -> None:
@@ -199,7 +202,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             if self._take(partition):
                 return True if partition is self._everybody else partition
         if (kind is None or settings.observe) and not partition.retired:
-            return self._refuse(call, self._why(partition))
+            return self._refuse(call, self._why(partition, kind))
         until = min(call.now + settings.max_wait, call.deadline)
         waits = kind is not None and not settings.observe and until > call.now
         waiter = (kind if kind is not None and waits else Waiter)(partition, call.now, until)
@@ -214,7 +217,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             return self._refuse(call, IN_THE_MIDDLE)
         if kind is not None and until <= call.now:
             return self._refuse(call, NO_TIME)
-        return self._refuse(call, self._why(partition))
+        return self._refuse(call, self._why(partition, kind))
 
     def _outcome(self, call: Call, waiter: Waiter) -> Token | BulkheadFull:
         """What became of ``waiter``, which was woken or has waited long enough."""
@@ -240,9 +243,11 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
     def _token(self, partition: Partition) -> Literal[True] | Partition:
         return True if partition is self._everybody else partition
 
-    def _why(self, partition: Partition) -> str:
+    def _why(self, partition: Partition, kind: type[Waiter] | None) -> str:
+        if kind is None and self.waits and not self.settings.observe and asyncio._get_running_loop() is not None:
+            return IN_A_LOOP
         if partition.in_flight >= partition.limit and partition is not self._everybody:
-            return f"{partition.limit} calls of {partition.key!r} are under way"
+            return _under_way(partition.limit, f" of {partition.key!r}")
         return self._full
 
     def _refuse(self, call: Call, reason: str) -> BulkheadFull | None:
@@ -258,6 +263,10 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             self.listeners.emit(lambda: QueueStanding(at, self.name, queued, seconds))
         else:
             self.listeners.emit(lambda: QueueCleared(at, self.name, seconds))
+
+
+def _under_way(calls: int, whose: str = "") -> str:
+    return f"1 call{whose} is under way" if calls == 1 else f"{calls} calls{whose} are under way"
 
 
 def _facts(in_flight: int, limit: int, queued: int) -> dict[str, int]:

@@ -168,7 +168,7 @@ def test_the_queue_is_bounded_as_a_whole_however_many_names_wait() -> None:
         calls = [room.call(name, key=name) for name in "abcd"]
         await settle()
         assert bulkhead.queued == 2
-        with pytest.raises(BulkheadFull, match="1 calls are under way and 2 wait"):
+        with pytest.raises(BulkheadFull, match="1 call is under way and 2 wait"):
             await calls[3]
         for name in "abc":
             room.finish(name)

@@ -253,7 +253,7 @@ class Circuit:
         ok, bad, slow_ones = window.counts()
         calls = ok + bad
         if failed and settings.consecutive is not None and self._streak >= settings.consecutive:
-            self._open(now, f"{self._streak} calls in a row failed")
+            self._open(now, f"{self._streak} calls in a row failed" if self._streak > 1 else "1 call failed")
         elif calls < self._min_calls():
             # A success may be the call that is missing for a rate. Otherwise none can make a rule true.
             window.watch(bad > 0 or slow_ones > 0)
