@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.core.classify import Classifier
+    from holdfast.core.codes import Code
     from holdfast.core.drain import Drain, current_drain
     from holdfast.core.errors import (
         BootError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         RateLimited,
         Rejected,
     )
+    from holdfast.core.failure import ServiceError
     from holdfast.core.pipeline import Pipeline
     from holdfast.resilience.adaptive import AdaptiveLimit
     from holdfast.resilience.breaker import Breaker
@@ -71,6 +73,8 @@ __all__ = [
     "RateLimited",
     "BulkheadFull",
     "Overloaded",
+    "Code",
+    "ServiceError",
     "Service",
     "HealthReport",
     "Drain",
@@ -79,6 +83,7 @@ __all__ = [
 
 _HOMES = {
     "core.classify": ("Classifier",),
+    "core.codes": ("Code",),
     "core.drain": ("Drain", "current_drain"),
     "core.errors": (
         "BootError",
@@ -94,6 +99,7 @@ _HOMES = {
         "RateLimited",
         "Rejected",
     ),
+    "core.failure": ("ServiceError",),
     "core.pipeline": ("Pipeline",),
     "resilience.adaptive": ("AdaptiveLimit",),
     "resilience.breaker": ("Breaker",),

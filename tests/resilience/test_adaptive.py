@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from holdfast.core.call import FAILED, IGNORED, OK, Call, Verdict, bare_call
 from holdfast.core.clock import VirtualClock
 from holdfast.core.context import Context, Criticality, use_context
-from holdfast.core.errors import ConfigError, Overloaded, http_status
+from holdfast.core.errors import ConfigError, Overloaded
+from holdfast.core.errortable import ErrorTable
 from holdfast.core.event import Event
 from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import CallRefused
@@ -91,7 +92,7 @@ def test_a_refusal_says_why_and_what_it_went_by() -> None:
         enter(gate)
     assert str(caught.value) == f"x: front: {REFUSED_BY_LIMIT}"
     assert caught.value.snapshot == {"limit": 1, "in_flight": 1}
-    assert http_status(caught.value) == 503
+    assert ErrorTable().failure_of(caught.value).status == 503
 
 
 def test_the_less_critical_a_call_the_earlier_it_is_refused() -> None:

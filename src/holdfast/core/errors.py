@@ -7,6 +7,7 @@
     ├── BootError            a service could not start
     ├── CallCancelled        whoever asked for this work does not want it any more
     ├── FaultInjected        an experiment made this call fail
+    ├── ServiceError         what an app tells its client (in core/failure)
     └── Rejected             a policy refused a call: policy, reason, when to come back
         ├── Draining         this process is going away
         ├── DeadlineExceeded the time given for the call is over
@@ -15,7 +16,7 @@
         ├── BulkheadFull     too many calls at the same time
         └── Overloaded       an adaptive limit or throttle sheds load
 
-Each keeps its constructor's values in ``args``, so that it survives pickling between processes.
+Each survives pickling between processes. What a client is told of them is in core/errortable.
 """
 
 from collections.abc import Mapping
@@ -193,31 +194,6 @@ class BulkheadFull(Rejected):
 
 class Overloaded(Rejected):
     """There is more work than can be done in time; an adaptive limit or a throttle sheds it."""
-
-
-STATUS: Final[dict[type[HoldfastError], int]] = {
-    HoldfastError: 500,
-    ConfigError: 500,
-    BootError: 503,
-    FaultInjected: 500,
-    CallCancelled: 499,  # nginx's "client closed request"; nobody reads the answer
-    Rejected: 503,
-    Draining: 503,
-    DeadlineExceeded: 504,
-    CircuitOpen: 503,
-    RateLimited: 429,
-    BulkheadFull: 503,
-    Overloaded: 503,
-}
-"""The HTTP status of each error; a class that is not listed has that of its nearest listed parent."""
-
-
-def http_status(exc: BaseException) -> int:
-    """The HTTP status that answers ``exc``; 500 for an error that is not Holdfast's."""
-    for kind in type(exc).__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    return 500
 
 
 def _restored(kind: type[Rejected], args: tuple[Any, ...]) -> Rejected:
