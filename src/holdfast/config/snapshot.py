@@ -1,0 +1,170 @@
+"""What holds now: the sections of one configuration, read into their types."""
+
+import hashlib
+import hmac
+import json
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.config.document import Document, Mark, Origin
+from holdfast.config.mistakes import Place
+from holdfast.config.secret import BLOT, blotted, is_reference, named_secret
+
+_ROOT: Final[Place] = ()
+
+
+class Snapshot:
+    """One configuration. Immutable, safe to share between threads. Sections are attributes, and items by name.
+
+    ``version`` grows with each that is applied. ``digest`` is a hash of the values, in which secrets are hashed with
+    ``key``: the same values have the same digest wherever the key is the same. ``document`` is what it was read from.
+    """
+
+    __slots__ = ("_secrets", "digest", "document", "references", "sections", "version")
+
+    version: int
+    digest: str
+    document: Document
+    sections: Mapping[str, Any]
+    references: frozenset[str]
+    """The sections that hold a secret from a file or a variable: the same document may mean something else later."""
+    _secrets: Mapping[Place, str]
+
+    def __init__(
+        self,
+        document: Document,
+        sections: Mapping[str, Any],
+        *,
+        version: int = 0,
+        secrets: Mapping[Place, str] = types.MappingProxyType({}),
+        references: frozenset[str] = frozenset(),
+        key: bytes = b"",
+    ) -> None:
+        values = {
+            "document": document,
+            "sections": types.MappingProxyType(dict(sections)),
+            "version": version,
+            "references": references,
+            "_secrets": types.MappingProxyType(dict(secrets)),
+            "digest": _digest(document.values, secrets, key),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a snapshot does not change: {name} cannot be set")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]  # it raises for both
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.sections[name]
+        except KeyError:
+            raise AttributeError(f"there is no section {name}; there are {', '.join(self.sections)}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self.sections[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.sections
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sections)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a snapshot is not pickled; send its document, and read it there")
+
+    def origin(self, place: Place) -> Origin:
+        """Where the value at ``place`` came from."""
+        return self.document.origin(place)
+
+    @property
+    def secrets(self) -> Mapping[Place, str]:
+        """The texts of the secrets by place. Not for showing."""
+        return self._secrets
+
+    def redacted(self) -> dict[str, Any]:
+        """The document's values for people: without secrets, but with where they come from."""
+        return redacted(self.document.values, self._secrets, _ROOT)  # type: ignore[no-any-return]
+
+    def with_version(self, version: int) -> "Snapshot":
+        """The same under another version."""
+        other = object.__new__(Snapshot)
+        for name in self.__slots__:
+            object.__setattr__(other, name, version if name == "version" else getattr(self, name))
+        return other
+
+    def without_secrets(self) -> tuple[Document, bool]:
+        """The document with references in place of secrets that came from variables and mounted files.
+
+        And whether it is whole: a secret that stands in a file itself, or on the command line, has no reference.
+        """
+        return _referring(self.document, self._secrets)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.version} {self.digest[:12]} of {', '.join(self.sections)}>"
+
+
+def redacted(value: Any, secrets: Mapping[Place, str], place: Place) -> Any:
+    """A copy of ``value`` in which secrets are blotted out: those at ``secrets``, and what their names give away."""
+    hidden = place in secrets or (bool(place) and named_secret(place[-1]))
+    if is_reference(value) and hidden:
+        return dict(value)
+    if isinstance(value, Mapping):
+        return {name: redacted(item, secrets, (*place, name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [redacted(item, secrets, (*place, i)) for i, item in enumerate(value)]
+    if hidden and value is not None and not isinstance(value, bool):
+        return BLOT
+    return blotted(value) if isinstance(value, str) else value
+
+
+def _digest(values: Mapping[str, Any], secrets: Mapping[Place, str], key: bytes) -> str:
+    hashed: Any = values
+    for place, text in secrets.items():
+        mac = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+        hashed = _put(hashed, place, {"secret": mac})
+    text = json.dumps(hashed, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _put(value: Any, place: Place, new: Any) -> Any:
+    """``value`` with ``new`` at ``place``. What is on the way is copied, the rest shared."""
+    if not place:
+        return new
+    key, rest = place[0], place[1:]
+    if isinstance(value, list) and isinstance(key, int) and key < len(value):
+        return [_put(item, rest, new) if i == key else item for i, item in enumerate(value)]
+    if isinstance(value, Mapping) and key in value:
+        return {**value, key: _put(value[key], rest, new)}
+    return value
+
+
+def _referring(document: Document, secrets: Mapping[Place, str]) -> tuple[Document, bool]:
+    values: Any = document.values
+    mark = document.mark
+    whole = True
+    for place in secrets:
+        if is_reference(document.get(place)):
+            continue
+        origin = document.origin(place)
+        reference: Any = None
+        if origin.text and origin.layer == "env":
+            reference = {"env": origin.place}
+        elif origin.text and origin.layer == "directory":
+            reference = {"file": origin.place}
+        whole = whole and reference is not None
+        values = _put(values, place, reference or BLOT)
+        mark = _settled(mark, place) if reference else mark
+    return Document(values, mark), whole
+
+
+def _settled(mark: Mark, place: Place) -> Mark:
+    """``mark`` where ``place`` is no bare text, and a path in it starts from where it always did."""
+    if not place:
+        layer: Any = "env" if mark.origin.layer == "directory" else mark.origin.layer
+        return Mark(msgspec.structs.replace(mark.origin, text=False, layer=layer))
+    return Mark(mark.origin, {**mark.inside, place[0]: _settled(mark.of(place[0]), place[1:])})
