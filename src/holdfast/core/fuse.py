@@ -48,8 +48,7 @@ FRAGMENTS_LIMIT: Final = 8
 SHAPES_LIMIT: Final = 1024
 """Compiled shapes that are kept."""
 INDENT: Final = "    "
-_SHOWN: Final[deque[str]] = deque()
-"""The names of the latest ``SHAPES_LIMIT`` texts: ``linecache`` has no limit of its own."""
+_SHOWN: Final[deque[str]] = deque()  # the latest SHAPES_LIMIT: linecache has no limit of its own
 
 
 class Around(NamedTuple):
@@ -140,7 +139,7 @@ class Entry(NamedTuple):
 class _Form(NamedTuple):
     """What the text of a fragment depends on.
 
-    ``enter`` and ``exit``: what is written in place of calling them, and ``variables`` what that sets.
+    ``enter`` and ``exit``: what is written in place of calling them, and ``variables`` what they set.
     """
 
     kind: type[Fragment]
@@ -205,7 +204,6 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
         form, needed = _formed(fragment, number, asynchronous)
         forms.append(form)
         parameters |= needed
-    timed = isinstance(inner, Invocation) and inner.timed
     if isinstance(inner, Invocation):
         parameters |= {"now": inner.now, "of_error": inner.classifier.of_error}
         if inner.classifier.failed is not None:
@@ -214,12 +212,12 @@ def _filled(fragments: Sequence[Fragment], inner: Any, asynchronous: bool, entry
         parameters["inner"] = inner
     if entry is not None:
         parameters |= {**entry._asdict(), "now": entry.clock.now, "deadline": current_deadline}
-    shape = _Shape(tuple(forms), tuple(parameters), asynchronous, timed)
+    shape = _Shape(tuple(forms), tuple(parameters), asynchronous, isinstance(inner, Invocation) and inner.timed)
     try:
         code = _compiled(shape)
     except SyntaxError:  # Python nests blocks and indents lines so far only: then methods are called
-        bare = tuple(form._replace(enter=None, exit=None, variables=()) for form in forms)
-        code = _compiled(shape._replace(fragments=bare))
+        bare = [form._replace(enter=None, exit=None, variables=()) for form in forms]
+        code = _compiled(shape._replace(fragments=tuple(bare)))
     # Globals of its own: what a function closes over is copied into its frame at each call.
     namespace = {**ALWAYS, **parameters}
     exec(code, namespace)  # noqa: S102 - our own text, there is no input in it
@@ -245,7 +243,7 @@ def _formed(fragment: Fragment, number: int, asynchronous: bool) -> tuple[_Form,
         if fragment.exit is not None:
             leave = inline(fragment.exit, (f"left{number}", "call", token), "", f"{number}x")
             if leave is not None:
-                form = form._replace(exit=leave.lines)
+                form = form._replace(exit=leave.lines, variables=max(form.variables, leave.variables, key=len))
                 values |= leave.values
     return form, values
 
@@ -258,7 +256,7 @@ def _compiled(shape: _Shape) -> CodeType:
         if form.kind is Around:
             body = _around(body, number, form)
         elif form.kind is Again:
-            body = _again(body, number, form.parts, wait)
+            body = _again(body, number, form.parts, wait, _set_inside(shape, number))
         else:
             body = _instead(body, number, form.parts, wait)
     define = "async def" if shape.asynchronous else "def"
@@ -283,16 +281,19 @@ def _compiled(shape: _Shape) -> CodeType:
     return compile(text, name, "exec")
 
 
+def _set_inside(shape: _Shape, number: int) -> tuple[str, ...]:
+    inner = tuple(enumerate(shape.fragments))[number + 1 :]
+    tokens = (f"token{place}" for place, form in inner if form.kind is Around and len(form.parts) > 1)
+    return (*tokens, *max((form.variables for _, form in inner), key=len, default=()))
+
+
 def _core(shape: _Shape, wait: str) -> list[str]:
     if "inner" in shape.parameters:
         return [f"result = {wait}inner(call)"]
     judged = "of_result" in shape.parameters
-    if "fn" in shape.parameters:
-        taken = []
-        fn, args = "fn", "args"
-    else:
-        taken = ["    kwargs = call.kwargs"]
-        fn, args = "call.fn", "call.args"
+    entry = "fn" in shape.parameters
+    taken = [] if entry else ["    kwargs = call.kwargs"]
+    fn, args = ("fn", "args") if entry else ("call.fn", "call.args")
     ended = ["call.now = now()"] if shape.timed or judged else []
     not_async = [
         "    if type(error) is TypeError and error.__traceback__.tb_next is None and unawaitable(result):",
@@ -321,8 +322,7 @@ def _around(body: list[str], number: int, form: _Form) -> list[str]:
     parts = form.parts
     token = f"token{number}"
     taken = f"{token} = " if len(parts) > 1 else ""
-    wait = "await " if form.waits else ""
-    enter = [f"{taken}{wait}enter{number}(call)"] if form.enter is None else form.enter
+    enter = [f"{taken}{'await ' if form.waits else ''}enter{number}(call)"] if form.enter is None else form.enter
     if parts == ("enter",):
         return [*enter, *body]
     after = [f"exit{number}(call, token{number})"] if "exit" in parts else []
@@ -346,7 +346,7 @@ def _around(body: list[str], number: int, form: _Form) -> list[str]:
     return [*enter, "try:", *_indented(body), *caught, *(after if form.exit is None else form.exit)]
 
 
-def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> list[str]:
+def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str, inside: tuple[str, ...]) -> list[str]:
     begin = [f"begin{number}(call)"] if "begin" in parts else []
     if "tally" in parts:
         begin = [f"if began{number} < tally{number}.edge:", f"    tally{number}.count += 1", "else:", *_indented(begin)]
@@ -371,6 +371,7 @@ def _again(body: list[str], number: int, parts: tuple[str, ...], wait: str) -> l
         f"        delay{number} = after_result{number}(call, result, {told})",
         f"        if delay{number} is None:",
         "            break",
+        *([f"    {' = '.join(inside)} = None"] if inside else []),  # as in _around
         f"    {wait}sleep{number}(call, delay{number})",
         "    call.again()",
         f"    tries{number} += 1",

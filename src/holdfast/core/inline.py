@@ -29,6 +29,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -72,11 +73,13 @@ _Text: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 
 
 class _Kept:
-    """What has been read of a method: its tree, and its text for each place that it was put in."""
+    """What has been read of a method: its tree if it fits, and its text for each place that it was put in."""
 
     def __init__(self, function: FunctionType) -> None:
         self.code = function.__code__
-        self.tree = _parsed(function)
+        self.tree: ast.FunctionDef | ast.AsyncFunctionDef | None = None
+        with suppress(Exception):  # whatever is wrong with the text: the method itself can be called
+            self.tree = _parsed(function)
         self.texts: dict[tuple[Any, ...], _Text | None] = {}
 
 
@@ -97,16 +100,19 @@ def inline(
     function = method.__func__
     if bool(function.__code__.co_flags & inspect.CO_COROUTINE) is not asynchronous:
         return None
-    try:
-        text = _text(function, tuple(arguments), result, suffix)
-    except Exception:  # whatever is wrong with the text: the method itself can be called
-        return None
+    text = _text(function, tuple(arguments), result, suffix)
     if text is None:
         return None
     lines, taken = text
     values = {name: function.__globals__[own] for own, name in taken}
-    values |= {arguments[0]: method.__self__, f"globals{suffix}": function.__globals__, f"absent{suffix}": _absent}
+    values[arguments[0]] = method.__self__
+    if not _own(function):
+        values |= {f"globals{suffix}": function.__globals__, f"absent{suffix}": _absent}
     return Inlined(lines, values, tuple(_variables(function.__code__).values()))
+
+
+def _own(function: FunctionType) -> bool:
+    return str(function.__globals__.get("__name__")).partition(".")[0] == OWN
 
 
 def _watched() -> bool:
@@ -132,13 +138,14 @@ def _text(function: FunctionType, arguments: tuple[str, ...], result: str, suffi
     place = (arguments, result, suffix)
     if place not in kept.texts:
         kept.texts[place] = None
-        kept.texts[place] = _written(function, kept, *place)
+        with suppress(Exception):  # as above
+            kept.texts[place] = _written(function, kept, *place)
     return kept.texts[place]
 
 
 def _written(function: FunctionType, kept: _Kept, arguments: tuple[str, ...], result: str, suffix: str) -> _Text | None:
     code = kept.code
-    if code.co_argcount != len(arguments):
+    if kept.tree is None or code.co_argcount != len(arguments):
         return None
     check_bound(kept.tree.body, code.co_varnames, code.co_argcount)
     body = _flow(copy.deepcopy(kept.tree.body), ANSWER if result else "", iter(range(NODES_LIMIT)))
@@ -242,7 +249,7 @@ class _Renaming(ast.NodeTransformer):
         self.fixed = fixed
         self.function = function
         self.suffix = suffix
-        self.own = str(function.__globals__.get("__name__")).partition(".")[0] == OWN
+        self.own = _own(function)
         self.taken: dict[str, str] = {}
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
