@@ -4,6 +4,7 @@ import copy
 from collections.abc import Awaitable, Callable, Hashable
 from enum import IntEnum
 from math import inf
+from numbers import Real
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -64,6 +65,23 @@ class Call(msgspec.Struct, eq=False):
     def copy(self) -> "Call":
         """One for an attempt that runs at the same time as this one."""
         return copy.copy(self)
+
+
+_FITS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "operation": ((str,), "text"),
+    "cost": ((float, int, Real), "a number"),
+    "idempotent": ((bool,), "True or False"),
+    "criticality": ((Criticality, type(None)), "a Criticality, such as Criticality.SHEDDABLE"),
+    "colour": ((str, type(None)), "text, or None"),
+    "arrived": ((float, int, Real), "seconds by the pipeline's clock"),
+}
+
+
+def check_field(name: str, value: object) -> None:
+    """``TypeError`` when ``value`` is nothing that the field ``name`` of a call can be."""
+    kinds, expected = _FITS.get(name, ((object,), ""))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and Real in kinds):
+        raise TypeError(f"a call cannot have {name}={value!r}; give {expected}")
 
 
 Handler: TypeAlias = Callable[[Call], Any]

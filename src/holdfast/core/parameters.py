@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from holdfast.core.duration import Duration
+from holdfast.core.errors import ConfigError
 from holdfast.core.fields import Field
 from holdfast.core.kinds import nearest
 from holdfast.core.settings import Settings, settings_of
@@ -29,7 +30,13 @@ def made(owner: str, schema: type[T], args: tuple[Any, ...], given: Mapping[str,
     if missing:
         number = f"{len(missing)} required argument{'s' if len(missing) > 1 else ''}"
         raise TypeError(f"{owner}() missing {number}: {' and '.join(missing)}")
-    return schema(**values)
+    try:
+        return schema(**values)
+    except ConfigError:
+        if len(args) == 1 and not given and inspect.isroutine(args[0]):
+            name = getattr(args[0], "__qualname__", "function")
+            raise TypeError(f"{owner} was given {name} as a setting; to decorate it write @{owner}(...)") from None
+        raise
 
 
 def changed(owner: str, settings: T, args: tuple[Any, ...], changes: Mapping[str, Any]) -> T:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from holdfast.core.call import AsyncHandler, Call, Handler
+from holdfast.core.call import AsyncHandler, Call, Handler, check_field
 from holdfast.core.classify import DEFAULT, Classifier
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import current_deadline
@@ -20,6 +20,8 @@ POLICIES_LIMIT: Final = 64
 """Policies in one pipeline."""
 FOLDS_LIMIT: Final = 100
 """How often a pipeline is folded again since somebody else changed it meanwhile."""
+SHOWN_LIMIT: Final = 8
+"""Policies that the ``repr`` of a pipeline shows."""
 BOUND: Final = ("operation", "key", "cost", "idempotent", "criticality", "colour", "arrived")
 """The fields of a call that ``bind`` and ``guard`` set; the others are the pipeline's own business."""
 
@@ -44,7 +46,10 @@ class Caller:
         if not callable(fn):
             raise TypeError(f"{fn!r} cannot be called; decorate a function")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise TypeError(f"{fn!r} is a generator function; use 'with pipeline.guard():' around its body")
+            raise TypeError(
+                f"{fn!r} is a generator function; use 'with pipeline.guard():' around its body, "
+                "of a pipeline that has gates only (Breaker, RateLimit, Bulkhead, ...)"
+            )
         asynchronous = _is_coroutine_function(fn)
         run = self._long_way(fn, asynchronous)
         if not self._fields:
@@ -66,7 +71,7 @@ class Caller:
     def bind(self, **fields: Any) -> "Caller":
         """The same pipeline with fields of ``Call`` set, those in ``BOUND``: ``key``, ``cost``, ``idempotent``, ...
 
-        ``TypeError`` for others. A deadline is ambient: ``deadline_within`` sets it.
+        ``TypeError`` for others, and for a value of the wrong type. A deadline is ambient: ``deadline_within`` sets it.
         """
         wrong = min(fields.keys() - set(BOUND), default=None)
         if wrong is not None:
@@ -74,6 +79,8 @@ class Caller:
                 "put the call in a deadline_within() block" if wrong == "deadline" else f"there are {', '.join(BOUND)}"
             )
             raise TypeError(f"a call has no field {wrong!r} to bind; {hint}")
+        for name, value in fields.items():
+            check_field(name, value)
         return Caller(self._pipeline, self._fields | fields)
 
     def guard(self, **fields: Any) -> Guard:
@@ -126,6 +133,7 @@ class Pipeline(Caller):
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"the name of a pipeline comes first, and {name!r} is no text; write Pipeline('name', ...)")
+        _check_classifier(classify)
         super().__init__(self, {})
         self.name = name
         self.clock = clock
@@ -143,6 +151,8 @@ class Pipeline(Caller):
         A policy that stays keeps its state. ``TypeError`` when one is no policy, ``ValueError`` when one stands
         there twice or there are more than ``POLICIES_LIMIT``; then nothing has changed.
         """
+        if classify is not None:
+            _check_classifier(classify)
         for policy in policies:
             if not isinstance(policy, Policy):
                 raise TypeError(f"{policy!r} is no policy; give instances such as Timeout(2.0)")
@@ -180,6 +190,12 @@ class Pipeline(Caller):
         """State and counters of each policy, outermost first."""
         return [{"policy": policy.name, "kind": policy.kind, **policy.snapshot()} for policy in self.policies]
 
+    def __repr__(self) -> str:
+        policies = getattr(self, "policies", ())  # without, its constructor has failed, and a traceback shows it
+        shown = [repr(getattr(self, "name", "")), *map(repr, policies[:SHOWN_LIMIT])]
+        more = len(policies) - SHOWN_LIMIT
+        return f"Pipeline({', '.join(shown)}{f', and {more} more' if more > 0 else ''})"
+
     def _fold(
         self,
         policies: tuple[Policy[Any], ...] | None = None,
@@ -202,6 +218,12 @@ class Pipeline(Caller):
                     version.current = False
                     return
         raise RuntimeError(f"pipeline {self.name!r} was changed {FOLDS_LIMIT} times while it was folded once")
+
+
+def _check_classifier(given: object) -> None:
+    if not isinstance(given, Classifier):
+        example = given.__name__ if isinstance(given, type) else "OSError"
+        raise TypeError(f"{given!r} is no classifier; give for example classify=Classifier(record=({example},))")
 
 
 def _invocation(policies: Sequence[Policy[Any]], classifier: Classifier, clock: Clock) -> Invocation:

@@ -13,6 +13,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
+from inspect import iscoroutinefunction
 from types import BuiltinMethodType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=PolicySettings)
 A = TypeVar("A", bound=Settings)
 G = TypeVar("G", bound=GateSettings)
@@ -65,6 +67,25 @@ def accepts(settings: Callable[P, A]) -> Callable[[Callable[[Any, A], None]], Ca
         return cast("Callable[Concatenate[Any, P], None]", constructed)
 
     return decorate
+
+
+def _decorator(decorate: F) -> F:
+    """``decorate``, which says what is wrong when it is not a function that it gets.
+
+    ``@SingleFlight`` without parentheses makes the function a setting, and the policy is called in its place.
+    """
+
+    @functools.wraps(decorate)
+    def called(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1 or kwargs or not (callable(args[0]) or isinstance(args[0], classmethod)):
+            owner = type(self).__name__
+            raise TypeError(
+                f"{self!r} decorates a function, and cannot be called as one; "
+                f"write @{owner}() or @{owner}(...) above the function, with parentheses"
+            )
+        return decorate(self, args[0])
+
+    return cast("F", called)
 
 
 class Policy(ABC, Generic[S]):
@@ -165,6 +186,7 @@ class Policy(ABC, Generic[S]):
             return f"<{type(self).__name__} without settings>"
         return described(type(self).__name__, settings, settings_of(type(settings)))
 
+    @_decorator
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         return self._alone(getattr(fn, "__qualname__", ""))(fn)
 
@@ -214,6 +236,15 @@ class Gate(Fused[G]):
     A token of None means that nothing is held: ``exit`` must leave the state as it is. Neither waits, reads a
     clock or runs user code. Every ``enter`` that returned is followed by one ``exit``, whatever happens between.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for method in ("enter", "exit", "admit"):
+            if iscoroutinefunction(vars(cls).get(method)):
+                raise TypeError(
+                    f"{cls.__name__}.{method} is a coroutine function, which nobody would await; "
+                    "write it with def, and what has to wait as admit and admit_async, with waits = True"
+                )
 
     waits: bool = False
     """Whether it may wait for its turn, so that ``admit`` and ``admit_async`` are used in place of ``enter``."""
