@@ -1,0 +1,215 @@
+"""Handlers in their turn, on a loop whose handlers take virtual time from it."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import pytest
+
+from holdfast.core.clock import VirtualClock
+from holdfast.server.admission.run_queue import INTERVAL
+from holdfast.server.admission.starter import BUDGET, LEAST_TARGET, WAITS, Starter
+
+WORK = 0.005
+NEVER = 10_000
+
+
+class Request:
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self.answered = 0.0
+        self.refused = 0.0
+        self.left = False
+
+
+class Bench:
+    """A starter whose handlers compute for ``work`` seconds, and then wait for ``rest`` seconds."""
+
+    def __init__(self, clock: VirtualClock, *, work: float = WORK, rest: float = 0.0, limit: int = NEVER) -> None:
+        self.clock = clock
+        self.work = work
+        self.rest = rest
+        self.most = self.running = 0
+        self.requests: list[Request] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.starter: Starter[Request] = Starter(
+            asyncio.get_running_loop(),
+            classes=4,
+            start=self.start,
+            refuse=self.refuse,
+            wanted=lambda request: not request.left,
+            limit=limit,
+        )
+
+    def start(self, request: Request) -> None:
+        task = asyncio.get_running_loop().create_task(self.handle(request))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def handle(self, request: Request) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.clock.advance(self.work)
+        if self.rest:
+            await asyncio.sleep(self.rest)
+        self.running -= 1
+        request.answered = self.clock.now()
+        self.starter.done()
+
+    def refuse(self, request: Request) -> None:
+        request.refused = self.clock.now()
+
+    def submit(self, count: int = 1, rank: int = 2) -> list[Request]:
+        made = [Request(self.clock.now()) for _ in range(count)]
+        for request in made:
+            self.requests.append(request)
+            self.starter.submit(request, rank=rank)
+        return made
+
+
+def run(scenario: Callable[[VirtualClock], object]) -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        await scenario(clock)  # type: ignore[misc]
+
+    clock.run(main())
+
+
+def test_the_first_request_is_started_at_once() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock)
+        (request,) = bench.submit()
+        assert (bench.starter.started, len(bench.starter.queue)) == (1, 0)
+        await asyncio.sleep(0.1)
+        assert request.answered - request.at == pytest.approx(WORK)
+
+    run(scenario)
+
+
+def test_one_turn_starts_one_handler_that_computes() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock)
+        burst = bench.submit(10)
+        assert (bench.starter.started, len(bench.starter.queue)) == (1, 9)
+        looked: list[int] = []
+        for _ in range(10):
+            await asyncio.sleep(0)
+            looked.append(bench.starter.started)
+        assert looked == [*range(2, 11), 10]  # the loop has looked between any two
+        await asyncio.sleep(1)
+        assert [request.refused for request in burst] == [0.0] * 10
+        assert burst[-1].answered - burst[-1].at == pytest.approx(10 * WORK)
+
+    run(scenario)
+
+
+def test_one_turn_starts_many_handlers_that_wait() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock, work=0.0001, rest=0.5)
+        bench.submit()
+        await asyncio.sleep(1)
+        bench.submit(100)
+        await asyncio.sleep(0)
+        assert bench.starter.started >= BUDGET / 0.0001 - 1
+        await asyncio.sleep(2)
+        assert all(request.answered for request in bench.requests)
+        assert bench.most == 100
+
+    run(scenario)
+
+
+def test_the_target_follows_the_work_of_a_handler() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock, work=0.02)
+        bench.submit()
+        await asyncio.sleep(1)
+        assert bench.starter.work == pytest.approx(0.02)
+        assert bench.starter.queue.target == pytest.approx(WAITS * 0.02)
+        bench.work = 0.0
+        for _ in range(200):
+            bench.submit()
+            await asyncio.sleep(0.01)
+        assert bench.starter.queue.target == LEAST_TARGET
+
+    run(scenario)
+
+
+def test_no_more_than_the_limit_run_at_a_time() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock, work=0.0, rest=0.01, limit=3)
+        bench.submit(9)
+        await asyncio.sleep(1)
+        assert bench.most == 3
+        assert all(request.answered for request in bench.requests)
+
+    run(scenario)
+
+
+def test_who_waits_for_others_to_end_is_refused_in_time() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock, work=0.0, rest=60.0, limit=1)
+        bench.submit()
+        (late,) = bench.submit()
+        await asyncio.sleep(1)
+        starter = bench.starter
+        assert starter.queue.patience < late.refused - late.at <= starter.queue.patience + starter.queue.target + 0.01
+        assert starter.snapshot()["waiting"] == 0
+
+    run(scenario)
+
+
+def test_a_client_that_left_is_neither_started_nor_refused() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock)
+        burst = bench.submit(3)
+        burst[1].left = True
+        await asyncio.sleep(1)
+        assert [bool(request.answered) for request in burst] == [True, False, True]
+        assert bench.starter.started == 2
+
+    run(scenario)
+
+
+def test_what_waits_at_the_end_is_refused() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock, rest=60.0, limit=1)
+        burst = bench.submit(3)
+        bench.starter.clear()
+        assert [bool(request.refused) for request in burst] == [False, True, True]
+        assert bench.starter.refused == 2
+        for task in bench.tasks:
+            task.cancel()
+
+    run(scenario)
+
+
+async def flood(clock: VirtualClock, load: float, seed: int) -> tuple[float, float, Bench]:
+    """20 s of requests that do not wait for the server: goodput, and the 99th percentile of the latency."""
+    bench = Bench(clock)
+    chance = random.Random(seed)
+    at = began = clock.now()
+    end = began + 20.0
+    while at < end:
+        at += chance.expovariate(load / WORK)
+        if at > clock.now():
+            await asyncio.sleep(at - clock.now())
+        bench.submit()[0].at = at
+    await asyncio.sleep(1)
+    settled = [request for request in bench.requests if request.at > began + 2 * INTERVAL]
+    times = sorted(request.answered - request.at for request in settled if request.answered)
+    return len(times) * WORK / (end - began - 2 * INTERVAL), times[int(len(times) * 0.99)], bench
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("load", [2.0, 5.0])
+def test_an_overloaded_loop_answers_what_it_can_and_soon(load: float, seed: int) -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        _, quiet, _ = await flood(clock, 0.1, seed)
+        goodput, slowest, bench = await flood(clock, load, seed)
+        assert goodput >= 0.95
+        assert slowest <= 3 * quiet
+        assert all(bool(request.answered) != bool(request.refused) for request in bench.requests)
+        assert (bench.starter.running, len(bench.starter.queue)) == (0, 0)
+
+    run(scenario)
