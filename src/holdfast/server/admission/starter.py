@@ -6,8 +6,8 @@ them have computed. A queue forms that nobody governs, in the loop and in the ke
 rest waits in a ``RunQueue``, and in an overload what has waited for too long is refused.
 
 Measured with a handler that computes for 5 ms, one worker, an open loop, two shared cores: at twice the capacity 92 to
-94 % of it was used, and the slowest percent of the answers took 28 ms, against 14 ms without load. Without the queue they
-took 2.8 s, and more each second.
+94 % of it was used, and the slowest percent of the answers took 28 ms, against 14 ms without load. Without the queue
+they took 2.8 s, and more each second.
 """
 
 import asyncio
