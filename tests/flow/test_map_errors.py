@@ -284,3 +284,14 @@ def test_a_handler_that_turns_out_to_be_async_ends_the_flow(run: Run) -> None:
         assert source.closed
 
     run(main)
+
+
+def test_a_function_that_gives_nothing_to_await_is_named(run: Run) -> None:
+    def double_now(item: int) -> Any:
+        return 2 * item
+
+    async def main() -> None:
+        with pytest.raises(TypeError, match="double_now returned nothing to await; give an async def"):
+            await anext(map_concurrent([1], double_now, limit=1))
+
+    run(main)

@@ -382,3 +382,15 @@ def test_a_call_that_cancels_its_own_future_is_cancelled(run: Run) -> None:
         assert submitted[0].cancelled()
 
     run(main)
+
+
+def test_a_function_that_gives_nothing_to_await_is_named(run: Run) -> None:
+    def double_now(item: int) -> Any:
+        return 2 * item
+
+    async def main() -> None:
+        async with WorkerPool(double_now, workers=1, queue=1) as pool:
+            with pytest.raises(TypeError, match="double_now returned nothing to await; give an async def"):
+                await (await pool.submit(1))
+
+    run(main)

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from holdfast.flow.outcome import Outcome
 from holdfast.flow.scope import Crew, Signal
-from holdfast.flow.source import Source, feed, require_at_least, require_function, require_source
+from holdfast.flow.source import Source, asked, feed, require_at_least, require_function, require_source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -166,7 +166,7 @@ class _Map(Generic[T, R]):
         return self._running >= self._limit or self._held >= self._most
 
     async def _call(self, item: T) -> R:
-        return await self._fn(item)
+        return await asked(self._fn, item)
 
     def _ended(self, slot: _Slot[T, R] | None, task: "asyncio.Task[R]", error: BaseException | None) -> None:
         if slot is None:

@@ -12,7 +12,7 @@ from typing import Final, Generic, Self, TypeVar
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import check, remaining
 from holdfast.core.errors import BulkheadFull, CallCancelled, DeadlineExceeded, Draining, HoldfastError
-from holdfast.flow.source import require_at_least, require_function, require_seconds
+from holdfast.flow.source import asked, require_at_least, require_function, require_seconds
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -221,7 +221,7 @@ class WorkerPool(Generic[T, R]):
             job.cancel_call()  # an eager call, that has cancelled its own future
 
     async def _call(self, item: T) -> R:
-        return await self._fn(item)
+        return await asked(self._fn, item)
 
     def _left(self, job: "_Job[T, R]") -> None:
         """The job's call has ended, or its item was called off in the queue."""

@@ -1,9 +1,11 @@
 """Where items come from: any iterable, sync or async, read and closed by one task."""
 
+import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Source: TypeAlias = AsyncIterable[T] | Iterable[T]
 
@@ -18,6 +20,15 @@ def require_function(fn: object) -> None:
     """``TypeError`` unless ``fn`` can be called."""
     if not callable(fn):
         raise TypeError(f"{fn!r} cannot be called; give a coroutine function of one item")
+
+
+def asked(fn: Callable[[T], Awaitable[R]], item: T) -> Awaitable[R]:
+    """What ``fn`` gives for ``item``. ``TypeError`` when that cannot be awaited."""
+    work: object = fn(item)
+    if not inspect.isawaitable(work):
+        name = getattr(fn, "__qualname__", repr(fn))
+        raise TypeError(f"{name} returned nothing to await; give an async def, such as one around asyncio.to_thread")
+    return cast("Awaitable[R]", work)
 
 
 def require_at_least(least: int, **bounds: int) -> None:
