@@ -6,11 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from holdfast.core.classify import Classifier
+from holdfast.core.call import Call
+from holdfast.core.classify import DEFAULT, Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import ConfigError, Rejected
 from holdfast.core.pipeline import Pipeline
-from holdfast.core.policy import Policy
+from holdfast.core.policy import Gate, Policy, accepts
+from holdfast.core.settings import SYNONYMS, GateSettings
 from holdfast.resilience.catalog import CATALOG, Catalog, build, fields, read, reconfigure
 from holdfast.resilience.fallback import Fallback
 from holdfast.resilience.fault import Fault
@@ -104,6 +106,24 @@ def test_a_classifier_given_in_code_outlives_data_that_has_none() -> None:
     assert pipeline.classifier.ignore == (OSError,)
 
 
+def test_a_classifier_from_data_goes_with_its_row() -> None:
+    pipeline = build("x", [{"timeout": 2}, {"classify": {"ignore": "KeyError"}}])
+    reconfigure(pipeline, [{"timeout": 2}, {"classify": {"ignore": "OSError"}}])
+    assert pipeline.classifier.ignore == (OSError,)
+    reconfigure(pipeline, [{"timeout": 2}])
+    assert pipeline.classifier is DEFAULT
+
+
+def test_a_classifier_given_in_code_is_back_once_data_has_none_any_more() -> None:
+    mine = Classifier(ignore=(KeyError,), failed=bool)
+    pipeline = Pipeline("x", classify=mine)
+    for kind in (OSError, ValueError):
+        reconfigure(pipeline, [{"classify": {"ignore": kind.__name__}}])
+        assert (pipeline.classifier.ignore, pipeline.classifier.failed) == ((kind,), bool)
+    reconfigure(pipeline, [])
+    assert pipeline.classifier is mine
+
+
 def test_what_only_code_can_give_stays_when_data_changes_the_rest() -> None:
     budget = RetryBudget(0.5)
     limit = RateLimit("1/h", key=lambda call: call.key)
@@ -147,6 +167,77 @@ def test_a_catalog_is_added_to_and_never_changed() -> None:
     assert "own" not in CATALOG.kinds
     assert MORE.kinds["own"] is Own
     assert Catalog([Timeout]).adding(Own).find("timeout", "here") is Timeout
+
+
+class Nameless(Gate[GateSettings]):
+    @accepts(GateSettings)
+    def __init__(self, settings: GateSettings) -> None:
+        super().__init__(settings)
+
+    def enter(self, call: Call) -> None:
+        return None
+
+
+class Unread(Nameless):
+    kind = "unread"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Second(Timeout):
+    """It forgets that its kind is its parent's."""
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (int, TypeError, "<class 'int'> is no class of policies; give one, such as Timeout"),
+        (Timeout(1.0), TypeError, "is no class of policies"),
+        (Nameless, TypeError, "Nameless has no kind, by which data could name it"),
+        (Unread, TypeError, "Unread.__init__ is not decorated with accepts"),
+        (Second, ValueError, "Second has the kind 'timeout', which is that of Timeout"),
+    ],
+)
+def test_what_data_could_not_name_is_not_added(given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        CATALOG.adding(given)
+
+
+def test_a_kind_may_be_added_again() -> None:
+    assert CATALOG.adding(Timeout).kinds == CATALOG.kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs", "ours"),
+    [
+        ("retry", "retries", "attempts"),
+        ("retry", "tries", "attempts"),
+        ("retry", "max_attempts", "attempts"),
+        ("breaker", "reset_timeout", "open"),
+        ("breaker", "recovery_timeout", "open"),
+        ("breaker", "fail_max", "consecutive"),
+        ("breaker", "failure_threshold", "consecutive"),
+        ("cache", "maxsize", "entries"),
+        ("cache", "stale_while_revalidate", "stale"),
+        ("fallback", "default", "value"),
+        ("bulkhead", "max_concurrent", "limit"),
+    ],
+)
+def test_the_names_of_other_libraries_lead_to_ours(kind: str, theirs: str, ours: str) -> None:
+    with pytest.raises(TypeError, match=f"has no setting {theirs}; did you mean {ours}?"):
+        CATALOG.kinds[kind](**{theirs: 5})
+    with pytest.raises(ConfigError, match=f"{kind}.{theirs}: expected the name of a setting; did you mean {ours}?"):
+        read([{kind: {theirs: 5}}])
+
+
+def test_every_synonym_leads_somewhere() -> None:
+    assert set(SYNONYMS.values()) <= {field.name for kind in CATALOG.kinds for field in fields(kind)}
+
+
+def test_a_synonym_for_what_this_policy_does_not_have_is_not_suggested() -> None:
+    with pytest.raises(TypeError, match="has no setting retries; there are seconds, name"):
+        CATALOG.kinds["timeout"](retries=5)
 
 
 @pytest.mark.parametrize("kind", sorted(CATALOG.kinds))

@@ -16,8 +16,7 @@ import msgspec
 from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
 from holdfast.core.fields import Field
-from holdfast.core.kinds import nearest
-from holdfast.core.settings import Settings, settings_of
+from holdfast.core.settings import Settings, settings_of, unknown
 from holdfast.core.size import Size
 
 T = TypeVar("T", bound=Settings)
@@ -78,9 +77,7 @@ def _named(
         raise TypeError(f"{owner}() got multiple values for argument {first!r}")
     for name in given:
         if name not in fields:
-            near = nearest(name, fields)
-            hint = f"did you mean {near}?" if near else f"there are {', '.join(fields)}"
-            raise TypeError(f"{whose or owner} has no setting {name}; {hint}")
+            raise TypeError(f"{whose or owner} has no setting {name}; {unknown(name, fields)}")
     return {first: args[0], **given} if args else dict(given)
 
 

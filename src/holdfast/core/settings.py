@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -133,6 +133,33 @@ class GateSettings(PolicySettings, frozen=True, kw_only=True):
     observe: Annotated[bool, about("Refuse nothing; count what would have been refused.")] = False
 
 
+SYNONYMS: Final[Mapping[str, str]] = {
+    "retries": "attempts",
+    "tries": "attempts",
+    "max_attempts": "attempts",
+    "max_tries": "attempts",
+    "max_retries": "attempts",
+    "reset_timeout": "open",
+    "recovery_timeout": "open",
+    "break_duration": "open",
+    "fail_max": "consecutive",
+    "failure_threshold": "consecutive",
+    "maxsize": "entries",
+    "max_size": "entries",
+    "default": "value",
+    "stale_while_revalidate": "stale",
+    "max_concurrent": "limit",
+}
+"""What other libraries call a setting (tenacity, backoff, pybreaker, circuitbreaker, cachetools, ...)."""
+
+
+def unknown(name: str, names: Collection[str]) -> str:
+    """What to tell whoever gave a setting ``name``, which is none of ``names``."""
+    near = SYNONYMS.get(name, "")
+    near = near if near in names else nearest(name, names)
+    return f"did you mean {near}?" if near else f"there are {', '.join(names)}"
+
+
 @functools.cache
 def settings_of(schema: type[Settings]) -> list[Field]:
     """The settings in ``schema``, its own first."""
@@ -151,9 +178,9 @@ def read_table(schema: type[T], value: object) -> T:
     fields = {field.name: field for field in settings_of(schema)}
     for name in value:
         if name not in fields:
-            near = nearest(str(name), fields)
-            hint = f"did you mean {near}?" if near else f"there are {', '.join(fields)}"
-            raise ConfigError(f"{schema.owner()} {name}", None, "the name of a setting", hint=hint)
+            raise ConfigError(
+                f"{schema.owner()} {name}", None, "the name of a setting", hint=unknown(str(name), fields)
+            )
     for name, field in fields.items():
         if field.required and name not in value:
             raise ConfigError(f"{schema.owner()} {name}", None, field.expected, hint="it must be given")

@@ -38,10 +38,26 @@ CLASSIFY: Final = "classify"
 
 
 class Catalog:
-    """The kinds of policies that data may name. Immutable."""
+    """The kinds of policies that data may name. Immutable.
+
+    ``TypeError`` for what is no class of policies, has no ``kind``, or no settings that data could give; ``ValueError``
+    for two classes of one kind.
+    """
 
     def __init__(self, policies: Iterable[type[Policy[Any]]]) -> None:
-        self._kinds = {policy.kind: policy for policy in policies}
+        self._kinds: dict[str, type[Policy[Any]]] = {}
+        for policy in policies:
+            if not (isinstance(policy, type) and issubclass(policy, Policy)):
+                raise TypeError(f"{policy!r} is no class of policies; give one, such as Timeout")
+            if not policy.kind:
+                raise TypeError(f"{policy.__name__} has no kind, by which data could name it; write kind = ... in it")
+            policy.settings_type()  # which data is read by: better known now than at the first file
+            taken = self._kinds.setdefault(policy.kind, policy)
+            if taken is not policy:
+                raise ValueError(
+                    f"{policy.__name__} has the kind {policy.kind!r}, which is that of {taken.__name__}; "
+                    "write another kind in it, or make a Catalog without the other"
+                )
 
     @property
     def kinds(self) -> Mapping[str, type[Policy[Any]]]:
@@ -49,7 +65,7 @@ class Catalog:
         return dict(self._kinds)
 
     def adding(self, *policies: type[Policy[Any]]) -> "Catalog":
-        """A catalog that has these kinds too; one of the same name takes the other's place."""
+        """A catalog that has these kinds too. Raises as the constructor does."""
         return Catalog([*self._kinds.values(), *policies])
 
     def find(self, kind: str, where: str, source: str = "") -> type[Policy[Any]]:
@@ -80,11 +96,17 @@ CATALOG: Final = Catalog(
 """Every policy of this package."""
 
 
+class Written(Classifier, frozen=True):
+    """A classifier that data describes. It goes with its row, and then ``instead_of`` counts again."""
+
+    instead_of: Classifier = DEFAULT
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What data asks for, read and checked: the settings of each policy, outermost first, and the classifier."""
 
     entries: tuple[tuple[type[Policy[Any]], PolicySettings], ...]
-    classifier: Classifier | None
+    classifier: Written | None
     """None when the data does not say."""
 
 
@@ -95,7 +117,7 @@ def read(data: object, *, where: str = "pipeline", source: str = "", catalog: Ca
     if len(data) > POLICIES_LIMIT:
         raise ConfigError(where, len(data), f"at most {POLICIES_LIMIT} policies", source=source)
     entries = []
-    classifier: Classifier | None = None
+    classifier: Written | None = None
     for number, item in enumerate(data):
         place = f"{where}[{number}]"
         kind, value = _entry(item, place, source)
@@ -137,7 +159,8 @@ def reconfigure(
 
     A policy that stays, by kind and name, keeps its state and takes the new settings; of several alike the first
     stays the first. What only code can give (functions, shared budgets, clocks) stays unless the data says something
-    else in its place; so does the classifier. ``ConfigError`` as ``read``, and then nothing has changed. Not for two
+    else in its place; so does the classifier, where one was given by code. One that came from data goes when its row
+    does. ``ConfigError`` as ``read``, and then nothing has changed. Not for two
     threads at once.
     """
     plan = read(data, where=where or f"pipelines.{pipeline.name}", source=source, catalog=catalog)
@@ -153,12 +176,14 @@ def reconfigure(
             left.remove(old)
             chosen.append(old)
             changed.append((old, _with_code_of(old.settings, settings)))
-    classifier = plan.classifier
-    if classifier is not None and classifier.failed is None:
-        classifier = msgspec.structs.replace(classifier, failed=pipeline.classifier.failed)
+    judge = pipeline.classifier
+    if isinstance(judge, Written):
+        judge = judge.instead_of
+    if plan.classifier is not None:
+        judge = msgspec.structs.replace(plan.classifier, failed=judge.failed, instead_of=judge)
     for policy, settings in changed:
         policy.replace_settings(settings)
-    pipeline.replace(*chosen, classify=classifier)
+    pipeline.replace(*chosen, classify=judge)
 
 
 _EXAMPLE: Final = 'write for example [{ timeout = "2s" }, { retry = 3 }, "breaker"]'
@@ -196,7 +221,7 @@ def _with_code_of(old: PolicySettings, new: PolicySettings) -> PolicySettings:
     return msgspec.structs.replace(new, **kept) if kept else new
 
 
-def _classifier(value: object, place: str, source: str) -> Classifier:
+def _classifier(value: object, place: str, source: str) -> Written:
     if not isinstance(value, Mapping):
         raise ConfigError(place, value, 'a table such as { ignore = ["KeyError"] }', source=source)
     read: dict[str, tuple[type[BaseException], ...]] = {}
@@ -211,7 +236,7 @@ def _classifier(value: object, place: str, source: str) -> Classifier:
             raise ConfigError(f"{place}.{name}", listed, refused.expected, source=source) from None
         except ValueError:
             raise ConfigError(f"{place}.{name}", listed, ERRORS.expected, source=source) from None
-    return Classifier(read.get("ignore", DEFAULT.ignore), read.get("record", DEFAULT.record))
+    return Written(read.get("ignore", DEFAULT.ignore), read.get("record", DEFAULT.record))
 
 
 def fields(kind: str, catalog: Catalog = CATALOG) -> list[Field]:
