@@ -32,6 +32,10 @@ def test_every_public_name_can_be_had() -> None:
         assert name in dir(holdfast)
 
 
+def test_each_name_is_listed_once() -> None:
+    assert len(dir(holdfast)) == len(set(dir(holdfast)))
+
+
 def test_type_checkers_and_the_interpreter_see_the_same_names() -> None:
     source = Path(holdfast.__file__).read_text()
     seen: dict[str, str] = {}
