@@ -340,3 +340,11 @@ def test_a_run_in_which_a_wrong_clock_went_unnoticed_has_no_result() -> None:
     with pytest.raises(VirtualTimeError, match="time limit"):
         clock.run(main())
     assert clock.run(asyncio.sleep(0, "the next run")) == "the next run"
+
+
+def test_a_run_inside_of_an_event_loop_says_where_it_belongs() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"runs an event loop already.*belongs in a plain def test"):
+            VirtualClock().run(asyncio.sleep(1))
+
+    asyncio.run(main())

@@ -137,8 +137,14 @@ class VirtualClock:
 
         Raises ``VirtualTimeError`` when nothing can ever happen again, when more than ``limit`` virtual
         seconds pass, after ``SPIN_LIMIT`` turns in which no time passes, and when a time limit of a pipeline that
-        goes by another clock was to be set; otherwise what ``main`` raises.
+        goes by another clock was to be set; otherwise what ``main`` raises. ``RuntimeError`` in a thread that
+        runs an event loop.
         """
+        if asyncio._get_running_loop() is not None:
+            main.close()
+            raise RuntimeError(
+                "this thread runs an event loop already; VirtualClock.run has its own: it belongs in a plain def test"
+            )
         selector = JumpingSelector(self, self._now + limit, limit)
         make = loop or VirtualLoop
         with asyncio.Runner(loop_factory=lambda: make(self, selector)) as runner:
