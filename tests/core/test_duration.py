@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from holdfast.core.duration import Duration, format_duration, parse_duration
+from holdfast.core.duration import Duration, format_duration, parse_duration, rounded
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,32 @@ def test_the_settings_type_is_a_float() -> None:
     assert [repr(Duration(seconds)) for seconds in (0, 0.05, 1.5, 60, 86400, 1e12)] == [
         *("0s", "50ms", "1.5s", "60s", "86400s", "1000000000000.0s"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "figure"),
+    [
+        (0, "0"),
+        (2.19e-05, "0.0000219"),
+        (4.99957, "5"),
+        (9.996, "10"),
+        (0.2134, "0.213"),
+        (1.5, "1.5"),
+        (240.0, "240"),
+        (1234.56, "1235"),
+        (604800, "604800"),
+        (1e-12, "0"),
+        (-2.5, "-2.5"),
+        (1e300, "1e+300"),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_a_rounded_figure_has_three_digits_and_no_exponent(seconds: float, figure: str) -> None:
+    assert rounded(seconds) == figure
+
+
+@given(st.floats(1e-8, 1e14))
+def test_a_rounded_figure_is_right_to_half_a_percent(seconds: float) -> None:
+    assert float(rounded(seconds)) == pytest.approx(seconds, rel=0.005)
+    assert "e" not in rounded(seconds)

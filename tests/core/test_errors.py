@@ -1,10 +1,12 @@
 import pickle
+from typing import Any
 
 import pytest
 
 import holdfast
 from holdfast.core import errors
 from holdfast.core.errors import (
+    SHOWN_LIMIT,
     VALUE_LIMIT,
     BootError,
     CallCancelled,
@@ -79,3 +81,33 @@ def test_a_deadline_that_passed_is_a_timeout_to_code_that_knows_nothing_of_us() 
     assert isinstance(DeadlineExceeded(), TimeoutError)
     assert str(DeadlineExceeded("timeout", "took longer than 2 s")) == "timeout: took longer than 2 s"
     assert DeadlineExceeded().args[:2] == ("deadline", "the deadline has passed")
+
+
+def _seen(limit: int) -> dict[str, int]:
+    return {"limit": limit}
+
+
+def test_a_refusal_shows_what_its_policy_went_by_and_not_how_that_is_made() -> None:
+    error = RateLimited("limit", "full", 1.5, (_seen, 7), "stock")
+    assert repr(error) == "RateLimited('limit', 'full', retry_after=1.5, snapshot={'limit': 7}, operation='stock')"
+    assert repr(Rejected("limit", "full")) == "Rejected('limit', 'full')"
+    assert repr(Draining()) == "Draining('drain', 'the process is going away')"
+
+
+def test_a_refusal_can_be_shown_whatever_it_was_made_of() -> None:
+    class Unshown:
+        def __repr__(self) -> str:
+            raise LookupError("no")
+
+    wrong: Any = Unshown()
+    assert repr(CircuitOpen()) == "CircuitOpen('', '')"  # type: ignore[call-arg]
+    assert repr(RateLimited("limit", "full", wrong)) == "RateLimited('limit', 'full', retry_after=?)"
+    assert repr(RateLimited("limit", "full", None, (_seen,))) == "RateLimited('limit', 'full', snapshot=?)"
+    assert repr(RateLimited("limit", "full", None, {"x": wrong})) == "RateLimited('limit', 'full', snapshot=?)"
+    assert len(repr(RateLimited("limit", "x" * 10_000))) < 2 * SHOWN_LIMIT
+
+
+def test_a_refusal_rounds_the_time_it_tells_and_keeps_the_exact_one() -> None:
+    error = RateLimited("limit", "full", 4.99957)
+    assert (str(error), error.retry_after) == ("limit: full; retry after 5 s", 4.99957)
+    assert str(RateLimited("limit", "full", 2.19e-05)) == "limit: full; retry after 0.0000219 s"

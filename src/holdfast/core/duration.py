@@ -21,6 +21,8 @@ SHORT: Final = 1e-9
 """Seconds below which a duration is written as plain seconds too."""
 LONG: Final = 1e9
 """Seconds (31 years) from which a duration is written as plain seconds."""
+VAST: Final = 1e15
+"""Seconds from which nobody counts the zeros: a rounded figure has an exponent then."""
 
 _NUMBER: Final = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _PLAIN: Final = re.compile(_NUMBER)
@@ -87,6 +89,17 @@ def format_duration(seconds: float) -> str:
     if seconds >= LONG or 0 < seconds < SHORT:
         return f"{seconds!r}s"
     return _spelled(Decimal(repr(seconds)))
+
+
+def rounded(seconds: float) -> str:
+    """``seconds`` as a figure for people: three digits that count, and no exponent. ``4.99957`` is ``5``."""
+    size = abs(seconds)
+    if size < SHORT:
+        return "0"
+    if not size < VAST:
+        return f"{seconds:.3g}"
+    places = 2 - math.floor(math.log10(size))
+    return _digits(Decimal(f"{seconds:.{max(places, 0)}f}"))
 
 
 def _total(text: str) -> Decimal:

@@ -22,8 +22,12 @@ Each survives pickling between processes. What a client is told of them is in co
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from holdfast.core.duration import rounded
+
 VALUE_LIMIT: Final = 80
 """Characters of a wrong value that a message shows."""
+SHOWN_LIMIT: Final = 500
+"""Characters of one argument that the ``repr`` of a refusal shows."""
 
 
 class HoldfastError(Exception):
@@ -133,10 +137,24 @@ class Rejected(HoldfastError):
         return str(self.args[4]) if len(self.args) > 4 else ""
 
     def __str__(self) -> str:
-        later = "" if self.retry_after is None else f"; retry after {self.retry_after:g} s"
+        later = "" if self.retry_after is None else f"; retry after {rounded(self.retry_after)} s"
         # A policy that is used alone gives its name to the operation.
         parts = dict.fromkeys(part for part in (self.operation, self.policy, self.reason) if part)
         return f"{': '.join(parts)}{later}"
+
+    def __repr__(self) -> str:
+        # The arguments as they are tell how to make a snapshot, and not what is in it.
+        parts: list[str] = []
+        for name in ("policy", "reason", "retry_after", "snapshot", "operation"):
+            try:
+                value = getattr(self, name)
+                text = "" if value is None or (name == "snapshot" and not value) else repr(value)
+            except Exception:  # the function that makes the snapshot, or a value's own repr, may raise anything
+                text = "?"
+            if text and not (name == "operation" and text == "''"):
+                text = text if len(text) <= SHOWN_LIMIT else f"{text[: SHOWN_LIMIT - 3]}..."
+                parts.append(text if len(parts) < 2 else f"{name}={text}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def of(self, operation: str) -> Self:
         """This error, which names ``operation`` unless it names one already."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, cast
 
 from holdfast.core.call import Call
-from holdfast.core.duration import Duration
+from holdfast.core.duration import Duration, rounded
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
@@ -229,7 +229,7 @@ class Bulkhead(Permits, Gate[BulkheadSettings]):
             if waiter.stage is PUSHED_OUT:
                 return self._refuse(call, PUSHED)
             self.timeouts += 1
-            return self._refuse(call, TOO_LATE if now >= call.deadline else f"no permit came in {waited:.3g} s")
+            return self._refuse(call, TOO_LATE if now >= call.deadline else f"no permit came in {rounded(waited)} s")
         if now < call.deadline:
             return self._token(waiter.partition)
         self._abandon(waiter)

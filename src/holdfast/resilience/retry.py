@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 from holdfast.core.call import Call
 from holdfast.core.context import current, current_deadline
-from holdfast.core.duration import Duration
+from holdfast.core.duration import Duration, rounded
 from holdfast.core.errors import CallCancelled, ConfigError, Rejected
 from holdfast.core.event import Event
 from holdfast.core.fuse import Again, Fragment
@@ -323,7 +323,7 @@ class Retry(Fused[RetrySettings]):
     ) -> None:
         self.gave_up[reason] += 1
         if isinstance(outcome, Exception):
-            story = f"{tries} attempt{'s' * (tries > 1)} in {elapsed:.3g} s; {REASONS[reason]}"
+            story = f"{tries} attempt{'s' * (tries > 1)} in {rounded(elapsed)} s; {REASONS[reason]}"
             if isinstance(previous, Delay) and isinstance(outcome, Rejected):
                 story += f"; the failure before: {previous.failure}"
             add_note(outcome, self.name, story)
