@@ -140,7 +140,13 @@ class Room:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Any, *, tls: ssl.SSLContext | None = None, intake: Pair | None = None, sock: Any = None, **settings: Any
+    app: Any,
+    *,
+    tls: ssl.SSLContext | None = None,
+    intake: Pair | None = None,
+    sock: Any = None,
+    in_turn: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[Room]:
     """An engine that serves ``app`` with these HttpSettings."""
     sock = sock or socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -157,6 +163,7 @@ async def serving(
             intake=intake,
             rng=random.Random(1),
             tick=0.05,
+            in_turn=in_turn,
         )
         async with Room(engine, sock, drain) as room:
             yield room

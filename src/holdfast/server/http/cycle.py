@@ -33,6 +33,16 @@ def _status_line(status: int) -> bytes:
 STATUS_LINE = {status: _status_line(status) for status in range(100, 600)}
 
 
+def _turned_away(keep_alive: bool) -> bytes:
+    _, headers, body = problem(503, detail="The service has more to do than it can. Try again a little later.")
+    lines = [(b"retry-after", b"1"), *headers, *([] if keep_alive else [(b"connection", b"close")])]
+    return STATUS_LINE[503] + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
+
+
+TURNED_AWAY = {keep_alive: _turned_away(keep_alive) for keep_alive in (True, False)}
+"""Made beforehand: it has to be cheap when there is most to do. Without a date, which RFC 9110 allows a 5xx."""
+
+
 class Cycle:
     """The ASGI side of one request: its ``receive`` and ``send``, and what becomes of an app that fails.
 
@@ -266,6 +276,18 @@ class Cycle:
         if self.started_at:
             self._log_access()
         self.protocol.on_cycle_complete(self)
+
+    def turn_away(self) -> None:
+        """Answer 503 in the place of the app, which has not been called."""
+        self.response_started = self.response_complete = True
+        self.status = 503
+        protocol = self.protocol
+        if protocol.state.closing and protocol.last_answer:
+            self.keep_alive = False
+        protocol.transport.write(TURNED_AWAY[self.keep_alive])
+        if self.started_at:
+            self._log_access()
+        protocol.on_cycle_complete(self)
 
     def _answer(self, status: int, detail: str, request_id: str | None = None) -> None:
         _, headers, body = problem(status, detail=detail, request_id=request_id)

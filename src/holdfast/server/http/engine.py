@@ -17,10 +17,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.drain import Drain
 from holdfast.server.http.closing import NEVER
+from holdfast.server.http.descriptors import most_connections
 from holdfast.server.http.migration import receive_connection
 from holdfast.server.http.protocol import HttpProtocol
 from holdfast.server.http.settings import HttpSettings
 from holdfast.server.http.state import EngineState, Listening
+from holdfast.server.http.turn import take_turns
 from holdfast.server.http.websocket import WebSocketProtocol
 
 logger = logging.getLogger("holdfast.http")
@@ -43,9 +45,6 @@ WARN_INTERVAL = 60.0
 """A warning is not repeated until its trouble has been gone for so many seconds."""
 CANCEL_LIMIT = 1.0
 """What an app has to react to its cancellation at the drain limit."""
-RESERVED_DESCRIPTORS = 64
-"""Descriptors kept free for the app's own files when the number of connections follows from the limit."""
-DEFAULT_CONNECTIONS = 65536
 # accept(2): what already happened to the new connection comes as an error of accept; the next one may be well.
 _ITS_OWN_TROUBLE = frozenset(
     getattr(errno, name)
@@ -85,16 +84,21 @@ class HttpEngine:
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
         tick: float = TICK,
+        in_turn: bool = False,
     ) -> None:
-        """``intake`` is the (receiving, sending) pair through which workers hand connections to each other."""
+        """``intake`` is the (receiving, sending) pair through which workers hand connections to each other.
+
+        ``in_turn``: requests wait for their turn, and those that have waited for too long in an overload are refused.
+        """
         self.listeners = {listening.id: listening for listening in listeners}
         self.settings = settings
         self.state = EngineState(settings, drain or Drain(), intake[1] if intake else None)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._intake = intake[0] if intake else None
+        self._in_turn = in_turn
         self._config = _configure(app, settings)
-        self._limit = settings.max_connections or _descriptor_limit()
+        self._limit = settings.max_connections or most_connections()
         self._attaching: set[asyncio.Task[None]] = set()
         self._accepting = False
         self._paused = False
@@ -111,6 +115,8 @@ class HttpEngine:
         """Begin to accept. ``app_state`` is what the lifespan left for requests."""
         self._loop = asyncio.get_running_loop()
         self.state.app_state = app_state or {}
+        if self._in_turn:
+            take_turns(self.state, self._loop)
         self._tick()
         self._accepting = True
         self._watch_sockets()
@@ -343,6 +349,8 @@ class HttpEngine:
 
     async def _cut(self) -> DrainReport:
         state = self.state
+        if state.starter is not None:
+            state.starter.clear()
         names = [f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in state.cycles.values()]
         names += [task.get_name() for task in state.tasks]
         tasks = {*state.cycles, *state.tasks}
@@ -385,14 +393,3 @@ def _configure(app: Any, settings: HttpSettings) -> Config:
     config.ssl = None
     config.loaded = True
     return config
-
-
-def _descriptor_limit() -> int:
-    if sys.platform == "win32":
-        return DEFAULT_CONNECTIONS
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return DEFAULT_CONNECTIONS
-    return max(1, min(DEFAULT_CONNECTIONS, soft - RESERVED_DESCRIPTORS))

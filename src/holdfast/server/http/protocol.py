@@ -258,11 +258,15 @@ class HttpProtocol(ClosingProtocol):
 
     def _run(self, cycle: Cycle) -> None:
         self.active = cycle
+        self.state.submit(cycle)
+
+    def begin(self, cycle: Cycle) -> "asyncio.Task[None]":
         task = self.loop.create_task(cycle.run(self.app))
         cycle.task = task
         cycles = self.state.cycles
         cycles[task] = cycle
         task.add_done_callback(cycles.pop)
+        return task
 
     @property
     def last_answer(self) -> bool:

@@ -14,6 +14,7 @@ from holdfast.server.http.migration import send_connection
 from holdfast.server.http.settings import HttpSettings
 
 if TYPE_CHECKING:
+    from holdfast.server.admission.starter import Starter
     from holdfast.server.http.cycle import Cycle
     from holdfast.server.http.protocol import HttpProtocol
 
@@ -27,6 +28,11 @@ class Listening:
         self.id = id
         self.sock = sock
         self.tls = tls
+
+
+def begin_at_once(cycle: "Cycle") -> object:
+    """Call the app for each request as soon as it is there."""
+    return cycle.protocol.begin(cycle)
 
 
 class EngineState(ServerState):
@@ -54,6 +60,9 @@ class EngineState(ServerState):
         """Connections at a message boundary go to whoever reads the intake."""
         self.cycles: dict[asyncio.Task[None], Cycle] = {}
         """Requests whose app has not returned. WebSockets are in ``tasks``."""
+        self.submit: Callable[[Cycle], object] = begin_at_once
+        self.starter: Starter[Cycle] | None = None
+        """Gives requests their turn, if there is one."""
         self.moving: dict[HttpProtocol, None] = {}
         """Connections to hand over, in the order in which they get their turn."""
         self.accepted = 0
@@ -64,7 +73,8 @@ class EngineState(ServerState):
 
     @property
     def in_flight(self) -> int:
-        return len(self.cycles) + len(self.tasks)
+        waiting = 0 if self.starter is None else len(self.starter.queue)
+        return len(self.cycles) + len(self.tasks) + waiting
 
     def set_date(self, unix_seconds: float) -> None:
         self.default_headers = [(b"date", formatdate(unix_seconds, usegmt=True).encode())]
