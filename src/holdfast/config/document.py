@@ -143,13 +143,16 @@ def merged(*documents: Document) -> Document:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two plain values are the same: unlike ``==``, 1 is neither 1.0 nor true."""
-    if type(one) is not type(other):
+    if one is other:
+        return True
+    if type(one) is not type(other) or one != other:
         return False
+    # They are equal, which is found fast, but for kinds of numbers inside.
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+    return True
 
 
 def checked(values: Any, source: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ PARTS_LIMIT: Final = 128
 FRAGMENTS: Final = (".toml", ".json")
 """How files in a directory are named that hold more than one value."""
 
-_POSITION: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|[^)]*)\)\s*$")
+_POSITION: Final = re.compile(r"\s*\(at ([^)]*)\)\s*$")
 _LONG_NAME: Final = re.compile(
     rf"""(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{PARTS_LIMIT}}}"""
 )
@@ -188,11 +188,12 @@ def _parsed(content: bytes, source: str, layer: Layer) -> Document:
     text = decoded(content, source)
     if source.endswith(".json"):
         return Document.of(_json(text, source), layer, source)
-    values = _toml(text, source)
+    values = toml_in(text, source)
     return Document.of(values, layer, source, lines_of(text))
 
 
-def _toml(text: str, source: str) -> dict[str, Any]:
+def toml_in(text: str, source: str) -> dict[str, Any]:
+    """What the TOML in ``text`` means. ``ConfigError`` says where ``source`` is wrong, without quoting it."""
     if long := _LONG_NAME.search(text):
         where = f"line {text.count(chr(10), 0, long.start()) + 1}"
         raise ConfigError(where, None, f"names of at most {PARTS_LIMIT} parts", source=source)
@@ -200,10 +201,7 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, or a whole number of more digits than Python reads
         position = _POSITION.search(str(error))
-        line = int(position.group(1)) if position and position.group(1) else 0
-        if position and not line:  # "at end of document"
-            line = text.count("\n") + 1
-        where = f"line {line}" if line else "somewhere"
+        where = position.group(1) if position else "somewhere"
         raise ConfigError(where, None, "valid TOML", source=source, hint=_harmless(str(error))) from None
     except RecursionError:
         raise ConfigError("", None, "less deeply nested TOML", source=source) from None

@@ -136,7 +136,8 @@ def _read(name: str, shown: str, directory: int | None, limit: int) -> bytes:
         try:
             before = os.fstat(file)
             if not stat.S_ISREG(before.st_mode):
-                raise ConfigError(shown, None, "a regular file")
+                what = "Is a directory" if stat.S_ISDIR(before.st_mode) else "it is a device, a pipe or a socket"
+                raise ConfigError(shown, None, "a file that can be read", hint=what)
             parts: list[bytes] = []
             size = 0
             while size <= limit and (part := os.read(file, _CHUNK)):

@@ -5,14 +5,14 @@ names of variables, the command line's options, the messages) comes from it. Eve
 ``ConfigError`` whose text is one line: the place, the value, what is expected, the nearest name that exists.
 """
 
-import re
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from holdfast.config.layers import VARIABLES, toml_in
+from holdfast.config.reading import read_text
 from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
 from holdfast.core.fields import Field, fields_of
@@ -23,12 +23,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 Origin = Literal["default", "file", "env", "flag"]
 
-FILE_LIMIT: Final = 1024 * 1024
-"""Bytes that a settings file may have."""
 NAMES_SHOWN: Final = 12
 """How many valid names a message lists when none is near."""
-
-_POSITION: Final = re.compile(r"\s*\(at ([^)]*)\)\s*$")
 
 
 def load(
@@ -79,7 +75,7 @@ def load_with_origins(
     origins: dict[str, Origin] = dict.fromkeys(fields, "default")
     layers: tuple[tuple[Origin, Iterator[tuple[str, Any]]], ...] = (
         ("file", _from_file(fields, table, file, other_tables)),
-        ("env", _from_env(fields, env, prefix, ignore_env)),
+        ("env", _from_env(fields, env, prefix, ignore_env, f"{VARIABLES}{table.upper()}__")),
         ("flag", _from_flags(fields, flags)),
     )
     for origin, layer in layers:
@@ -109,7 +105,7 @@ def _from_file(
 ) -> Iterator[tuple[str, Any]]:
     if file is None:
         return
-    document = _document(file)
+    document = toml_in(read_text(file), str(file))
     for name in document:
         if name != table and name not in other_tables:
             places = [table, *other_tables]
@@ -124,40 +120,19 @@ def _from_file(
         yield name, _read(field, value, name, source)
 
 
-def _document(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(FILE_LIMIT + 1)
-    except OSError as error:
-        raise ConfigError(str(file), None, "a file that can be read", hint=error.strerror or "") from None
-    if len(content) > FILE_LIMIT:
-        raise ConfigError(str(file), None, f"a file of at most {FILE_LIMIT} bytes")
-    try:
-        return tomllib.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"line {line}", None, "text in UTF-8", source=str(file)) from None
-    except ValueError as error:  # TOMLDecodeError, or an int of more digits than Python reads
-        position = _POSITION.search(str(error))
-        where = position.group(1) if position else "somewhere"
-        what = _POSITION.sub("", str(error))
-        raise ConfigError(where, None, "valid TOML", source=str(file), hint=what) from None
-    except RecursionError:
-        raise ConfigError(str(file), None, "less deeply nested TOML") from None
-
-
 def _from_env(
-    fields: dict[str, Field], env: Mapping[str, str], prefix: str, ignore_env: Collection[str]
+    fields: dict[str, Field], env: Mapping[str, str], prefix: str, ignore_env: Collection[str], long: str
 ) -> Iterator[tuple[str, Any]]:
-    def variable_of(name: str) -> str:
-        return prefix + name.upper()
-
-    names = {variable_of(name): name for name in fields}
-    for variable, text in env.items():
-        if variable.startswith(prefix) and variable not in ignore_env:
-            if variable not in names:
-                raise _unknown(fields, variable.removeprefix(prefix), "", variable_of, variable)
-            yield names[variable], _read_text(fields[names[variable]], text, variable)
+    """``long`` is what variables of this table begin with that name it; those of other tables are not looked at."""
+    for start in (long, prefix):
+        names = {start + name.upper(): name for name in fields}
+        for variable, text in env.items():
+            other = start == prefix and variable.startswith(VARIABLES)
+            if variable.startswith(start) and not other and variable not in ignore_env:
+                if variable not in names:
+                    bare = variable.removeprefix(start)
+                    raise _unknown(fields, bare, "", lambda name, start=start: start + name.upper(), variable)  # type: ignore[misc]
+                yield names[variable], _read_text(fields[names[variable]], text, variable)
 
 
 def _from_flags(fields: dict[str, Field], flags: Mapping[str, object]) -> Iterator[tuple[str, Any]]:

@@ -7,8 +7,6 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from holdfast.config.document import Document, Mark, Origin
 from holdfast.config.mistakes import Place
 from holdfast.config.secret import BLOT, blotted, is_reference, named_secret
@@ -97,12 +95,13 @@ class Snapshot:
             object.__setattr__(other, name, version if name == "version" else getattr(self, name))
         return other
 
-    def without_secrets(self) -> tuple[Document, bool]:
+    def for_disk(self, *, plain: bool) -> tuple[Document, bool]:
         """The document with references in place of secrets that came from variables and mounted files.
 
-        And whether it is whole: a secret that stands in a file itself, or on the command line, has no reference.
+        A secret that stands in a file itself, or on the command line, has none: it is left as it is when ``plain``,
+        else blotted out. The second part says whether the document can be read again.
         """
-        return _referring(self.document, self._secrets)
+        return _referring(self.document, self._secrets, plain)
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.version} {self.digest[:12]} of {', '.join(self.sections)}>"
@@ -143,7 +142,7 @@ def _put(value: Any, place: Place, new: Any) -> Any:
     return value
 
 
-def _referring(document: Document, secrets: Mapping[Place, str]) -> tuple[Document, bool]:
+def _referring(document: Document, secrets: Mapping[Place, str], plain: bool) -> tuple[Document, bool]:
     values: Any = document.values
     mark = document.mark
     whole = True
@@ -151,20 +150,16 @@ def _referring(document: Document, secrets: Mapping[Place, str]) -> tuple[Docume
         if is_reference(document.get(place)):
             continue
         origin = document.origin(place)
-        reference: Any = None
-        if origin.text and origin.layer == "env":
-            reference = {"env": origin.place}
-        elif origin.text and origin.layer == "directory":
-            reference = {"file": origin.place}
-        whole = whole and reference is not None
-        values = _put(values, place, reference or BLOT)
-        mark = _settled(mark, place) if reference else mark
+        if origin.text and origin.layer in ("env", "directory"):
+            values = _put(values, place, {"env" if origin.layer == "env" else "file": origin.place})
+            mark = _settled(mark, place)
+        elif not plain:
+            values, whole = _put(values, place, BLOT), False
     return Document(values, mark), whole
 
 
 def _settled(mark: Mark, place: Place) -> Mark:
-    """``mark`` where ``place`` is no bare text, and a path in it starts from where it always did."""
+    """``mark`` where ``place`` is no bare text, and the path of a mounted file does not start from that file."""
     if not place:
-        layer: Any = "env" if mark.origin.layer == "directory" else mark.origin.layer
-        return Mark(msgspec.structs.replace(mark.origin, text=False, layer=layer))
+        return Mark(Origin("default", mark.origin.place))
     return Mark(mark.origin, {**mark.inside, place[0]: _settled(mark.of(place[0]), place[1:])})

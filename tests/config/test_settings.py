@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from holdfast.config.settings import FILE_LIMIT, dump, load, load_with_origins, restore
+from holdfast.config.reading import FILE_LIMIT
+from holdfast.config.settings import dump, load, load_with_origins, restore
 from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
 from holdfast.core.fields import fields_of
