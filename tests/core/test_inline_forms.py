@@ -1,6 +1,7 @@
 """Forms of methods that a text could be wrong for, what is kept of them, and how they can be followed."""
 
 import asyncio
+import builtins
 import gc
 import linecache
 import sys
@@ -89,6 +90,8 @@ def test_what_fits(body: str) -> None:
         "while call: found = 1\nreturn found",
         "with contextlib.suppress(ValueError): found = int(call)\nreturn found",
         "found += 1",
+        "found = 1\ntry:\n  del found\n  int(call)\nexcept ValueError: return found",
+        "error = 1\ntry:\n  int(call)\nexcept ValueError as error: pass\nreturn error",
         "del found\nfound = 1",
         "try:\n  int(call); found = 1\nfinally: print(found)",
         "found: int\nreturn found",
@@ -96,6 +99,7 @@ def test_what_fits(body: str) -> None:
         "try:\n  return 1\nfinally:\n  return 2",
         "try:\n  int(call)\nexcept ValueError: return 1\nelse: return 2",
         "try:\n  return 1\nexcept* ValueError: pass",
+        "try:\n  if call: return 1\nexcept ValueError: pass\nreturn 2",
         "import os",
         "return self.__hidden",
     ],
@@ -127,6 +131,30 @@ def test_a_global_that_is_called_as_the_answer_is_another_thing() -> None:
     found = text_of(owner)
     assert found is not None
     assert not any(line.endswith("= answer") for line in found.lines)
+
+
+def test_a_builtin_that_somebody_adds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    decorated = Pipeline("x", Fragmented(Around(made("self.n = result(call)").enter)))(lambda: 5)
+    with pytest.raises(NameError, match="name 'result' is not defined"):
+        decorated()
+    monkeypatch.setattr(builtins, "result", lambda call: call.operation, raising=False)
+    assert decorated() == 5
+
+
+def test_a_text_over_several_lines_in_another_is_what_it_was() -> None:
+    quotes = '"' * 3
+    owner = made(f"return f'''{{{quotes}one\ntwo{quotes}}} {{call}}'''")
+    decorated = Pipeline("x", Fragmented(Around(owner.enter, lambda call, token: seen.append(token))))(lambda: 5)
+    seen: list[str] = []
+    decorated()
+    assert seen[0].startswith("one\n    two Call(")
+
+
+def test_an_answer_that_nobody_wants_is_worked_out_all_the_same() -> None:
+    owner = made("return self.seen.append(call)")
+    owner.seen = []
+    Pipeline("x", Fragmented(Around(owner.enter))).call(lambda: 5)
+    assert len(owner.seen) == 1
 
 
 def test_code_that_was_replaced_is_read_again() -> None:

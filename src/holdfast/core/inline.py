@@ -47,10 +47,7 @@ BUILTINS: Final = frozenset(
 READ_FRAMES: Final = ("super", "locals", "globals", "vars", "dir", "eval", "exec", "breakpoint", "__import__")
 MAKES_SCOPES: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.GeneratorExp)
 COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp)
-OTHERS: Final = (
-    *(ast.Global, ast.Nonlocal, ast.Yield, ast.YieldFrom, ast.Import, ast.ImportFrom, ast.NamedExpr),
-    ast.Match,
-)
+OTHERS: Final = (ast.Global, ast.Nonlocal, ast.Yield, ast.YieldFrom, ast.Import, ast.ImportFrom, ast.NamedExpr)
 
 ALIKE: Final = ("co_code", "co_names", "co_varnames", "co_argcount", "co_consts", "co_exceptiontable")
 """What code has in common with the text it was made of."""
