@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.errors import ConfigError, RateLimited
+from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.retry import RULES_LIMIT, Retry, RetrySettings, Rule
 from holdfast.resilience.retrying.backoff import Constant, Exponential, Linear, Listed
 from holdfast.resilience.retrying.budget import RetryBudget, RetryBudgetSettings
@@ -148,6 +149,21 @@ def test_an_update_holds_for_what_is_decorated_already_and_keeps_budget_and_coun
     form.caught(pipeline, script)
     assert len(script.times) == 4
     assert (retry.retries, budget.count, budget.spent) == (4, 2, 4)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2)])
+def test_an_update_of_the_attempts_reaches_retries_that_are_under_way(before: int, after: int) -> None:
+    retry = Retry(before, backoff=0)
+    begun: list[int] = []
+
+    def fail() -> None:
+        begun.append(len(begun))
+        retry.update(attempts=after)
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011 - it has no text
+        Pipeline("x", retry).call(fail)
+    assert len(begun) == after
 
 
 def test_an_update_may_take_the_budget_away_and_give_another(form: Form) -> None:
