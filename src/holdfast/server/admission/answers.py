@@ -1,0 +1,116 @@
+"""What a refused client is told: status, when to come back, what is left of its rate, and a problem's body.
+
+What is told of a refusal is the error table's word, as of any error. To it come ``RateLimit`` and
+``RateLimit-Policy`` of draft-ietf-httpapi-ratelimit-headers-10, which names each limit and has room for several. The
+three fields ``RateLimit-Limit``, ``-Remaining`` and ``-Reset`` of the first drafts are gone from it, and mean
+different things to different servers; what all clients understand is in ``Retry-After`` (RFC 9110, 10.2.3).
+"""
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from math import ceil, inf
+from typing import Final
+
+from holdfast.core.codes import Code
+from holdfast.core.errors import BulkheadFull, Rejected
+from holdfast.core.errortable import ErrorTable
+from holdfast.service.problem import problem_of
+
+NUMBER_LIMIT: Final = 999_999_999_999_999
+"""The greatest integer of a structured field (RFC 9651)."""
+NAME_LIMIT: Final = 64
+"""Characters of a limit's name that a client is told."""
+READY_LIMIT: Final = 256
+"""Answers, and policies of rates, that are kept ready. They are the server's own words, so there are not many."""
+
+_UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]|%")
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Answers:
+    """Makes answers to refusals, and keeps ready what is the same each time. Belongs to one thread."""
+
+    def __init__(self, table: ErrorTable | None = None) -> None:
+        self._table = table or ErrorTable()
+        self._ready: dict[tuple[int, Code, str, str], tuple[bytes, bytes]] = {}
+        self._rates: dict[tuple[str, float, float], tuple[bytes, bytes]] = {}
+
+    def answer(
+        self,
+        error: Rejected,
+        *,
+        defaults: Iterable[tuple[bytes, bytes]] = (),
+        head: bool = False,
+        close: bool = False,
+    ) -> bytes:
+        """The whole response to a request that ``error`` has refused, ready for the wire (HTTP/1.1).
+
+        ``defaults`` are headers of every response. ``head`` leaves the body out, as a HEAD wants it. ``close`` says
+        that the connection ends with it: when the request's body will not be read.
+        """
+        start, body = self._head_and_body(error)
+        content = [start]
+        for name, value in defaults:
+            content += (name, b": ", value, b"\r\n")
+        for name, value in self.rate_fields(error):
+            content += (name, b": ", value, b"\r\n")
+        content.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+        if not head:
+            content.append(body)
+        return b"".join(content)
+
+    def rate_fields(self, error: Rejected) -> list[tuple[bytes, bytes]]:
+        """``ratelimit-policy`` and ``ratelimit``, as ASGI has headers; nothing for what is no rate limit's refusal."""
+        facts = error.snapshot
+        if "remaining" not in facts or "period" not in facts:
+            return []
+        key = error.policy, facts["limit"], facts["period"]
+        ready = self._rates.get(key)
+        if ready is None:
+            ready = _rate(*key)
+            if len(self._rates) >= READY_LIMIT:
+                self._rates.clear()
+            self._rates[key] = ready
+        policy, name = ready
+        wait = error.retry_after
+        if wait is None or wait == inf:
+            return [(b"ratelimit-policy", policy), (b"ratelimit", b"%b;r=%d" % (name, _whole(facts["remaining"])))]
+        left = b"%b;r=%d;t=%d" % (name, _whole(facts["remaining"]), max(_whole(wait), 1))
+        return [(b"ratelimit-policy", policy), (b"ratelimit", left)]
+
+    def _head_and_body(self, error: Rejected) -> tuple[bytes, bytes]:
+        """Status line and the problem's headers, and its body."""
+        failure = self._table.failure_of(error)
+        if failure.retry_after is not None or failure.details:
+            status, headers, body = problem_of(failure)
+            return _head(status, headers), body
+        # An overload's refusals are those that have no hint, and those that have to be cheap.
+        key = failure.status, failure.code, failure.reason, failure.message
+        ready = self._ready.get(key)
+        if ready is None:
+            status, headers, body = problem_of(failure)
+            ready = _head(status, headers), body
+            if len(self._ready) >= READY_LIMIT:
+                self._ready.clear()
+            self._ready[key] = ready
+        return ready
+
+
+def too_many_connections(limit: int, operation: str = "") -> BulkheadFull:
+    """The refusal of a client that has as many connections open as it may have."""
+    return BulkheadFull("clients", f"this client has {limit} connections open", None, {"limit": limit}, operation)
+
+
+def _head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, _PHRASES.get(status, "").encode(), lines)
+
+
+def _rate(policy: str, limit: float, period: float) -> tuple[bytes, bytes]:
+    name = b'"%b"' % _UNSAFE.sub("_", policy[:NAME_LIMIT]).encode()
+    return b"%b;q=%d;w=%d" % (name, _whole(limit), max(_whole(period), 1)), name
+
+
+def _whole(number: float) -> int:
+    return min(ceil(number), NUMBER_LIMIT) if number < inf else NUMBER_LIMIT

@@ -1,0 +1,132 @@
+from math import inf
+
+import msgspec
+import pytest
+
+from holdfast.core.errors import (
+    BulkheadFull,
+    CircuitOpen,
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    RateLimited,
+    Rejected,
+)
+from holdfast.core.errortable import ErrorTable
+from holdfast.server.admission.answers import NAME_LIMIT, READY_LIMIT, Answers, too_many_connections
+
+QUOTA = {"limit": 50, "remaining": 0, "reset": 3.2, "period": 1.0}
+
+
+def taken_apart(answer: bytes) -> tuple[str, dict[str, str], bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *lines = head.decode("ascii").split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert len(headers) == len(lines)
+    return status, headers, body
+
+
+def test_a_rate_limit_tells_when_to_come_back_and_what_is_left() -> None:
+    status, headers, body = taken_apart(Answers().answer(RateLimited("api", "more than 50/s", 0.02, QUOTA)))
+    assert status == "HTTP/1.1 429 Too Many Requests"
+    assert headers["retry-after"] == "1"
+    assert headers["ratelimit-policy"] == '"api";q=50;w=1'
+    assert headers["ratelimit"] == '"api";r=0;t=1'
+    assert headers["content-type"] == "application/problem+json"
+    assert int(headers["content-length"]) == len(body)
+    told = msgspec.json.decode(body)
+    assert (told["status"], told["reason"], told["retry_after"]) == (429, "RATE_LIMITED", 0.02)
+
+
+def test_seconds_are_rounded_up() -> None:
+    for wait, seconds in ((0.0, "1"), (1.0, "1"), (1.01, "2"), (59.5, "60")):
+        _, headers, _ = taken_apart(Answers().answer(RateLimited("api", "x", wait, QUOTA)))
+        assert headers["retry-after"] == seconds
+        assert headers["ratelimit"] == f'"api";r=0;t={seconds}'
+
+
+def test_a_limit_with_something_left_says_so() -> None:
+    facts = {**QUOTA, "remaining": 3, "period": 0.5}
+    _, headers, _ = taken_apart(Answers().answer(RateLimited("api", "x", None, facts)))
+    assert headers["ratelimit"] == '"api";r=3'
+    assert headers["ratelimit-policy"] == '"api";q=50;w=1'
+    assert "retry-after" not in headers
+
+
+def test_a_cost_that_can_never_be_had_has_no_time() -> None:
+    fields = dict(Answers().rate_fields(RateLimited("api", "x", inf, {**QUOTA, "period": 7.2, "limit": inf})))
+    assert fields == {b"ratelimit-policy": b'"api";q=999999999999999;w=8', b"ratelimit": b'"api";r=0'}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Overloaded("x", "y"), "HTTP/1.1 503 Service Unavailable"),
+        (BulkheadFull("x", "y", None, {"in_flight": 3, "limit": 3, "queued": 0}), "HTTP/1.1 503 Service Unavailable"),
+        (CircuitOpen("x", "y"), "HTTP/1.1 503 Service Unavailable"),
+        (Draining(), "HTTP/1.1 503 Service Unavailable"),
+        (DeadlineExceeded(), "HTTP/1.1 504 Gateway Timeout"),
+        (Rejected("x", "y"), "HTTP/1.1 503 Service Unavailable"),
+        (too_many_connections(3), "HTTP/1.1 503 Service Unavailable"),
+    ],
+)
+def test_other_refusals_have_their_status_and_no_rate(error: Rejected, status: str) -> None:
+    line, headers, body = taken_apart(Answers().answer(error))
+    assert line == status
+    assert set(headers) == {"content-type", "content-length"}
+    assert int(headers["content-length"]) == len(body)
+
+
+def test_a_refusal_that_knows_when_says_when() -> None:
+    _, headers, _ = taken_apart(Answers().answer(CircuitOpen("x", "y", 4.2)))
+    assert headers["retry-after"] == "5"
+
+
+def test_what_policies_are_called_is_not_in_the_body() -> None:
+    answer = Answers().answer(Overloaded("secret-upstream", "the limit of calls", None, None, "GET /internal"))
+    assert b"secret-upstream" not in answer
+    assert b"internal" not in answer
+
+
+def test_a_head_has_no_body_and_a_connection_that_ends_says_so() -> None:
+    answers = Answers()
+    whole = answers.answer(Overloaded("x", "y"))
+    head = answers.answer(Overloaded("x", "y"), head=True)
+    assert head == whole[: whole.index(b"\r\n\r\n") + 4]
+    _, headers, body = taken_apart(answers.answer(Overloaded("x", "y"), close=True, defaults=[(b"date", b"now")]))
+    assert headers["connection"] == "close"
+    assert headers["date"] == "now"
+    assert body
+
+
+def test_names_cannot_break_out_of_their_field() -> None:
+    name = 'a"b\\c\r\nd%s é' + "x" * 100
+    fields = dict(Answers().rate_fields(RateLimited(name, "x", 1.0, QUOTA)))
+    assert fields[b"ratelimit"] == b'"a_b_c__d_s _' + b"x" * (NAME_LIMIT - 12) + b'";r=0;t=1'
+    _, headers, _ = taken_apart(Answers().answer(RateLimited(name, "x", 1.0, QUOTA)))
+    assert "d" not in headers
+
+
+def test_the_apps_own_rules_hold_for_refusals() -> None:
+    answers = Answers(ErrorTable({Overloaded: {"code": "resource_exhausted", "message": "Come later."}}))
+    status, _, body = taken_apart(answers.answer(Overloaded("x", "y")))
+    assert status == "HTTP/1.1 429 Too Many Requests"
+    assert msgspec.json.decode(body)["detail"] == "Come later."
+
+
+def test_what_is_kept_ready_is_bounded() -> None:
+    def rule(error: BaseException) -> dict[str, str]:
+        return {"code": "unavailable", "message": str(error)}
+
+    answers = Answers(ErrorTable({Overloaded: rule}))
+    for number in range(READY_LIMIT * 2 + 5):
+        answers.answer(Overloaded("x", f"reason {number}"))
+        answers.answer(RateLimited(f"limit{number}", "x", 1.0, QUOTA))
+    assert len(answers._ready) <= READY_LIMIT
+    assert len(answers._rates) <= READY_LIMIT
+
+
+def test_the_same_refusal_twice_is_the_same_answer() -> None:
+    answers = Answers()
+    assert answers.answer(Overloaded("x", "y")) == answers.answer(Overloaded("x", "z"))
+    assert answers.answer(Overloaded("x", "y")) != answers.answer(BulkheadFull("x", "y"))
