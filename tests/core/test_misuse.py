@@ -13,6 +13,7 @@ from holdfast.core.pipeline import SHOWN_LIMIT, Pipeline
 from holdfast.core.policy import Gate
 from holdfast.core.settings import GateSettings
 from holdfast.resilience.bulkhead import Bulkhead
+from holdfast.resilience.fallback import Fallback
 from holdfast.resilience.retry import Retry
 from holdfast.resilience.singleflight import SingleFlight
 from holdfast.resilience.timeout import Timeout
@@ -120,6 +121,12 @@ def test_a_decorator_without_parentheses_is_refused_when_it_decorates(policy: An
         expected = f"{policy.__name__} was given {function.__name__} as a setting; to decorate it write @"
         with pytest.raises(TypeError, match=expected):
             policy(function)
+
+
+def test_a_function_in_the_place_of_a_value_is_still_told_where_functions_go() -> None:
+    expected = r"to decorate it write @Fallback\(...\); a function goes into function= or handler="
+    with pytest.raises(TypeError, match=expected):
+        Fallback(load)
 
 
 def test_a_coroutine_function_is_no_key_but_a_decorator_without_parentheses() -> None:

@@ -31,10 +31,13 @@ def made(owner: str, schema: type[T], args: tuple[Any, ...], given: Mapping[str,
         raise TypeError(f"{owner}() missing {number}: {' and '.join(missing)}")
     try:
         return schema(**values)
-    except ConfigError:
+    except ConfigError as error:
         if len(args) == 1 and not given and inspect.isroutine(args[0]):
             name = getattr(args[0], "__qualname__", "function")
-            raise TypeError(f"{owner} was given {name} as a setting; to decorate it write @{owner}(...)") from None
+            hint = f"; {error.hint}" if error.hint else ""
+            raise TypeError(
+                f"{owner} was given {name} as a setting; to decorate it write @{owner}(...){hint}"
+            ) from None
         raise
 
 
