@@ -47,6 +47,7 @@ class Bench:
         task.add_done_callback(self.tasks.discard)
 
     async def handle(self, request: Request) -> None:
+        began = self.clock.now()
         self.running += 1
         self.most = max(self.most, self.running)
         self.clock.advance(self.work)
@@ -54,7 +55,7 @@ class Bench:
             await asyncio.sleep(self.rest)
         self.running -= 1
         request.answered = self.clock.now()
-        self.starter.done()
+        self.starter.done(self.clock.now() - began)
 
     def refuse(self, request: Request) -> None:
         request.refused = self.clock.now()
@@ -184,21 +185,25 @@ def test_what_waits_at_the_end_is_refused() -> None:
     run(scenario)
 
 
-async def flood(clock: VirtualClock, load: float, seed: int) -> tuple[float, float, Bench]:
+async def flood(
+    clock: VirtualClock, load: float, seed: int, *, work: float = WORK, rest: float = 0.0, limit: int = NEVER
+) -> tuple[float, float, Bench]:
     """20 s of requests that do not wait for the server: goodput, and the 99th percentile of the latency."""
-    bench = Bench(clock)
+    bench = Bench(clock, work=work, rest=rest, limit=limit)
+    capacity = limit / (work + rest) if rest else 1 / work
     chance = random.Random(seed)
     at = began = clock.now()
     end = began + 20.0
     while at < end:
-        at += chance.expovariate(load / WORK)
+        at += chance.expovariate(load * capacity)
         if at > clock.now():
             await asyncio.sleep(at - clock.now())
         bench.submit()[0].at = at
     await asyncio.sleep(1)
     settled = [request for request in bench.requests if request.at > began + 2 * INTERVAL]
     times = sorted(request.answered - request.at for request in settled if request.answered)
-    return len(times) * WORK / (end - began - 2 * INTERVAL), times[int(len(times) * 0.99)], bench
+    goodput = len(times) / capacity / (end - began - 2 * INTERVAL)
+    return goodput, times[int(len(times) * 0.99)], bench
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -211,5 +216,18 @@ def test_an_overloaded_loop_answers_what_it_can_and_soon(load: float, seed: int)
         assert slowest <= 3 * quiet
         assert all(bool(request.answered) != bool(request.refused) for request in bench.requests)
         assert (bench.starter.running, len(bench.starter.queue)) == (0, 0)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("limit", "rest"), [(4, 0.05), (20, 0.01), (2, 0.2)])
+def test_handlers_in_few_threads_are_kept_busy_and_the_queue_short(limit: int, rest: float, seed: int) -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        _, quiet, _ = await flood(clock, 0.1, seed, work=0.0, rest=rest, limit=limit)
+        goodput, slowest, bench = await flood(clock, 2.0, seed, work=0.0, rest=rest, limit=limit)
+        assert goodput >= 0.93
+        assert slowest <= 3 * quiet
+        assert bench.most == limit
 
     run(scenario)

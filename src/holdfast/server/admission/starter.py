@@ -23,7 +23,7 @@ BUDGET: Final = 0.002
 SMOOTHING: Final = 0.1
 """How fast the measure of a handler's work follows."""
 WAITS: Final = 2.5
-"""In an overload nobody waits for longer than this many times the work of one request ..."""
+"""In an overload nobody waits for longer than it takes to begin so many requests ..."""
 LEAST_TARGET: Final = 0.005
 """... or for so many seconds."""
 
@@ -31,7 +31,8 @@ LEAST_TARGET: Final = 0.005
 class Starter(Generic[R]):
     """Belongs to one event loop. ``start`` begins a request's handler, ``refuse`` answers one that is not to begin.
 
-    ``wanted`` tells whether somebody still waits for the answer. At most ``limit`` handlers run at a time.
+    ``wanted`` tells whether somebody still waits for the answer. At most ``limit`` handlers run at a time: the number of
+    threads, say, where they run in threads. It may be set at any time.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Starter(Generic[R]):
         self.refused = 0
         self.work = 0.0
         """Seconds of the loop's time that a handler takes in one go, as a moving mean; 0.0 while unknown."""
+        self.duration = 0.0
+        """Seconds from its start to its end, likewise."""
         self.queue: RunQueue[R] = RunQueue(classes)
         self._loop = loop
         self._start = start
@@ -75,9 +78,10 @@ class Starter(Generic[R]):
                 self._turn_away(out)
         self._go_on()
 
-    def done(self) -> None:
-        """A handler has come to its end."""
+    def done(self, seconds: float) -> None:
+        """A handler has come to its end, ``seconds`` after its start."""
         self.running -= 1
+        self.duration = _mean(self.duration, seconds)
         if len(self.queue):
             self._go_on()
 
@@ -95,6 +99,7 @@ class Starter(Generic[R]):
             "started": self.started,
             "refused": self.refused,
             "work": self.work,
+            "duration": self.duration,
             "target": self.queue.target,
         }
 
@@ -140,11 +145,16 @@ class Starter(Generic[R]):
             self._timer = self._loop.call_later(self.queue.target, self._go_on)
 
     def _measure(self, seconds: float) -> None:
-        self.work = seconds if not self.work else self.work + (seconds - self.work) * SMOOTHING
-        self.queue.target = max(LEAST_TARGET, WAITS * self.work)
+        self.work = _mean(self.work, seconds)
+        # Every so often somebody begins: the loop has time for one, or, where all places are taken, a place is free.
+        self.queue.target = max(LEAST_TARGET, WAITS * max(self.work, self.duration / self.limit))
         self.queue.patience = max(PATIENCE, 2 * self.queue.target)
 
     def _turn_away(self, request: R) -> None:
         self.refused += 1
         if self._wanted(request):
             self._refuse(request)
+
+
+def _mean(mean: float, value: float) -> float:
+    return mean + (value - mean) * SMOOTHING if mean else value

@@ -17,7 +17,8 @@ def take_turns(state: EngineState, loop: asyncio.AbstractEventLoop) -> None:
     """From now on requests wait for their turn: then the app is called, or 503 answered in its place."""
 
     def start(cycle: Cycle) -> None:
-        cycle.protocol.begin(cycle).add_done_callback(lambda _: starter.done())
+        began = loop.time()
+        cycle.protocol.begin(cycle).add_done_callback(lambda _: starter.done(loop.time() - began))
 
     starter: Starter[Cycle] = Starter(
         loop,
