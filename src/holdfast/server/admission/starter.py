@@ -31,8 +31,8 @@ LEAST_TARGET: Final = 0.005
 class Starter(Generic[R]):
     """Belongs to one event loop. ``start`` begins a request's handler, ``refuse`` answers one that is not to begin.
 
-    ``wanted`` tells whether somebody still waits for the answer. At most ``limit`` handlers run at a time; where they run
-    in threads, as many as there are threads. It may be set at any time.
+    ``wanted`` tells whether somebody still waits for the answer. At most ``limit`` handlers run at a time: as many as
+    there are threads where they run in threads. It may be set at any time.
     """
 
     def __init__(
