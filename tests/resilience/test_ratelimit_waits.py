@@ -275,3 +275,10 @@ def test_a_deadline_that_passes_meanwhile_is_the_time_limits_business() -> None:
         return await asyncio.gather(*(pipeline.acall(slow) for _ in range(3)), return_exceptions=True)
 
     assert [type(error) for error in clock.run(main())] == [DeadlineExceeded] * 3
+
+
+def test_a_short_patience_is_told_without_an_exponent() -> None:
+    limit = RateLimit("1/h")
+    limit.acquire()
+    with pytest.raises(RateLimited, match=r"its turn would come after more than 0\.00002 s"):
+        limit.acquire(timeout=2e-5)

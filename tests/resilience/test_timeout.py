@@ -623,3 +623,13 @@ def test_a_task_that_failed_is_freed_without_the_collector(expires: bool) -> Non
         asyncio.run(main())
     finally:
         gc.enable()
+
+
+def test_a_short_limit_is_told_without_an_exponent() -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded, match=r"took longer than 0\.00002 s$"):
+            await Pipeline("x", Timeout("20us"), clock=clock).acall(asyncio.sleep, 1)
+
+    clock.run(main())

@@ -10,6 +10,7 @@ import msgspec
 from holdfast.core.call import Call, bare_call
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import current_deadline
+from holdfast.core.duration import rounded
 from holdfast.core.errors import RateLimited
 from holdfast.core.event import Event
 from holdfast.core.fuse import Around, Fragment
@@ -274,7 +275,7 @@ class RateLimit(Gate[RateLimitSettings]):
         reason = ""
         patience = checked_patience(patience)
         if patience > 0:
-            reason = f"its turn would come after more than {patience:g} s"
+            reason = f"its turn would come after more than {rounded(patience)} s"
             if left < patience:
                 patience, reason = max(left, 0.0), "its turn would come after the deadline"
             if bell is None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from holdfast.core.call import Call
 from holdfast.core.context import current_deadline, reset_deadline, set_deadline
+from holdfast.core.duration import rounded
 from holdfast.core.errors import DeadlineExceeded
 from holdfast.core.fuse import Around, Fragment
 from holdfast.core.policy import Fused, accepts
@@ -114,7 +115,9 @@ class Timeout(Fused[TimeoutSettings]):
             self.expired += 1
             if task.uncancel() <= pending and isinstance(error, asyncio.CancelledError):
                 ours = deadline != current_deadline()
-                reason = f"took longer than {lane.seconds:g} s" if ours else "the deadline around the call passed"
+                reason = (
+                    f"took longer than {rounded(lane.seconds)} s" if ours else "the deadline around the call passed"
+                )
                 facts = {**self.snapshot(), "seconds": lane.seconds}
                 return DeadlineExceeded(self.name, reason, None, facts, call.operation)
         return None
