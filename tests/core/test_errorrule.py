@@ -33,6 +33,8 @@ def mistake(rules: Any) -> str:
             {"code": "aborted", "reason": "STALE", "message": "Read it again.", "tell": False},
             ErrorRule(Code.ABORTED, reason="STALE", message="Read it again."),
         ),
+        ({"status": 400, "message": "x" * MESSAGE_LIMIT}, ErrorRule(Code.INVALID_ARGUMENT, "", "x" * 1000, 400)),
+        ({"status": 599, "reason": "A" * REASON_LIMIT}, ErrorRule(Code.INTERNAL, "A" * 63, status=599)),
         (ErrorRule(Code.ABORTED, reason="STALE"), ErrorRule(Code.ABORTED, reason="STALE")),
     ],
 )

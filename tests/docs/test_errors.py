@@ -10,7 +10,15 @@ import pytest
 import holdfast
 from docs.pages import DOCS, prose
 from holdfast.core.codes import Code
-from holdfast.core.errortable import DEFAULTS, ErrorTable
+from holdfast.core.errortable import DEFAULTS, MEMBERS_LIMIT, ErrorTable
+from holdfast.core.failure import (
+    CHARACTERS_LIMIT,
+    DEPTH_LIMIT,
+    DETAILS_LIMIT,
+    MESSAGE_LIMIT,
+    REASON_LIMIT,
+    RETRY_AFTER_LIMIT,
+)
 
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")] for line in prose(DOCS / "errors.md") if line.startswith("| ")
@@ -40,3 +48,16 @@ def test_each_exception_means_what_the_page_says(name: str, row: list[str]) -> N
 def test_the_page_leaves_out_only_what_means_the_same_as_all_the_rest() -> None:
     left_out = set(DEFAULTS) - {named(name) for name, _ in NAMED}
     assert left_out == {holdfast.HoldfastError, holdfast.ConfigError}
+
+
+def test_the_page_names_the_limits() -> None:
+    text = " ".join(prose(DOCS / "errors.md"))
+    for limit in (
+        f"at most {REASON_LIMIT} characters",
+        f"cut at {MESSAGE_LIMIT:,} characters",
+        f"at {DETAILS_LIMIT} values, {DEPTH_LIMIT} levels and {CHARACTERS_LIMIT:,} characters",
+        f"at most {MEMBERS_LIMIT:,} members",
+    ):
+        assert limit in text
+    assert "At most a day is told" in text
+    assert RETRY_AFTER_LIMIT == 24 * 60 * 60

@@ -60,6 +60,7 @@ def test_what_a_failure_does_not_have_is_left_out() -> None:
         (1.001, b"2"),
         (1.9, b"2"),
         (0.1 + 0.2 + 1.7, b"2"),
+        (1.23456, b"2"),
         (59.2, b"60"),
         (1e9, b"86400"),
     ],
@@ -149,6 +150,10 @@ def test_a_problem_is_json_with_the_members_of_the_rfc() -> None:
         (b"content-length", str(len(body)).encode()),
         (b"x-request-id", b"abc"),
     ]
+
+
+def test_a_title_of_ones_own_is_told() -> None:
+    assert msgspec.json.decode(problem(500, "Broken")[2])["title"] == "Broken"
 
 
 def test_what_is_not_given_is_left_out() -> None:
