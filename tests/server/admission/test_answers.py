@@ -126,6 +126,16 @@ def test_what_is_kept_ready_is_bounded() -> None:
     assert len(answers._rates) <= READY_LIMIT
 
 
+def test_answers_without_a_hint_are_made_once() -> None:
+    answers = Answers()
+    first = answers._head_and_body(Overloaded("x", "y"))
+    assert answers._head_and_body(Overloaded("x", "z")) is first
+    answers._head_and_body(CircuitOpen("x", "y", 3.0))
+    assert len(answers._ready) == 1
+    policy = answers.rate_fields(RateLimited("api", "x", 1.0, QUOTA))[0][1]
+    assert answers.rate_fields(RateLimited("api", "x", 2.0, QUOTA))[0][1] is policy
+
+
 def test_the_same_refusal_twice_is_the_same_answer() -> None:
     answers = Answers()
     assert answers.answer(Overloaded("x", "y")) == answers.answer(Overloaded("x", "z"))

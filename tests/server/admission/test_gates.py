@@ -99,6 +99,17 @@ def test_nothing_changes_before_it_is_committed() -> None:
     assert [name for name, _ in room.gates.each()] == ["/a"]
 
 
+def test_rate_limits_go_by_the_clock_of_the_admission() -> None:
+    clock = VirtualClock()
+    gates = Gates(clock)
+    gates.commit(gates.prepare(read_admission(), read_routes([{"match": "/a", "rate_limit": "1/m"}])))
+    ((_, gate),) = gates.each()
+    assert isinstance(gate, RateLimit)
+    assert [gate.try_acquire(), gate.try_acquire()] == [True, False]
+    clock.advance(60.0)
+    assert gate.try_acquire()
+
+
 def test_settings_that_are_the_same_change_nothing() -> None:
     room = Room()
     route = {"match": "/a", "rate_limit": {"rate": "5/s", "key": "header:x"}, "bulkhead": 3}

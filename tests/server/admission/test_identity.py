@@ -8,6 +8,7 @@ from holdfast.server.admission.identity import (
     HOPS_LIMIT,
     KEY_BYTES,
     NETWORKS_LIMIT,
+    REMEMBERED,
     VALUE_LIMIT,
     Arrival,
     Key,
@@ -212,6 +213,20 @@ def test_an_entry_that_is_cut_off_is_none(field: str) -> None:
     assert len(line) > CHAIN_LIMIT
     assert trust.client(PROXY, [(field.encode(), line.encode())]) == "10.0.0.9"
     assert trust.client(PROXY, [(field.encode(), b"6.6.6.6,"), (field.encode(), b" " * CHAIN_LIMIT)]) == PROXY
+
+
+def test_what_lies_beyond_the_limit_is_not_looked_at() -> None:
+    far = b"6.6.6.6, 192.0.2.77, 10.0.0.9" + b" " * (CHAIN_LIMIT - 12)
+    assert Trust(PROXIES).client(PROXY, [(b"x-forwarded-for", far)]) == "10.0.0.9"
+
+
+def test_what_is_remembered_of_entries_is_bounded() -> None:
+    trust = Trust(PROXIES)
+    assert trust.client(PROXY, forwarded_for("x" * (ADDRESS_LIMIT + 1))) == PROXY
+    assert trust._read.cache_info().currsize == 0
+    for number in range(REMEMBERED + 50):
+        trust.client(PROXY, forwarded_for(f"192.{number >> 8}.{number & 255}.1"))
+    assert trust._read.cache_info().currsize == REMEMBERED
 
 
 def test_bytes_of_any_kind_are_no_address() -> None:

@@ -95,6 +95,8 @@ def test_hosts_are_names_without_a_port() -> None:
         with pytest.raises(ConfigError, match="a name such as") as caught:
             parse_pattern("/", wrong, where="routes[0].match")
         assert caught.value.path == "routes[0].host"
+    longest = "x" * HOST_LIMIT
+    assert parse_pattern("/", longest).host == longest
     with pytest.raises(ConfigError, match="the name of a host"):
         parse_pattern("/", 3)  # type: ignore[arg-type]
 

@@ -177,6 +177,7 @@ def test_a_route_has_no_adaptive_limit_of_its_own() -> None:
         ({"policies": [{"timeout": 1}, {"timeout": 2}]}, "policies[1].timeout: got 2.0, expected one timeout in a"),
         ({"policies": [{"timeout": 1}, "bulkhead"]}, "policies[0].timeout: expected the timeout as the last policy"),
         ({"policies": ["bulkhead", {"bulkhead": 3}]}, "policies[1].bulkhead: expected each policy once; give them"),
+        ({"policies": ["bulkhead", {"bulkhead": {"name": "bulkhead"}}]}, "policies[1].bulkhead: expected each policy"),
         ({"policies": ["concurrency", "concurrency"]}, "policies[1].concurrency: expected each policy once; it is one"),
         ({"policies": [{"concurrency": {"target": 1}}]}, "policies[0].concurrency: got {'target': 1}, expected true"),
         ({"policies": ["bulkhead"] * (POLICIES_LIMIT + 1)}, "policies: got ["),
@@ -213,6 +214,9 @@ def test_routes_that_cannot_be_told_apart_are_refused() -> None:
 def test_settings_that_are_made_in_code_are_taken_as_they_are() -> None:
     made = RouteSettings(match="/a", bulkhead=3, timeout=1.5)
     assert read_routes([made]) == (made,)
+    limit = AdaptiveLimitSettings(target=0.5)
+    assert AdmissionSettings(concurrency=limit).limit is limit
+    assert route(bulkhead=BulkheadSettings(7)).steps[1].settings == BulkheadSettings(7)
     settings = AdmissionSettings(concurrency=True)
     assert read_admission(settings) is settings
     assert RouteSettings(match="/a", bulkhead=Step(Bulkhead, BulkheadSettings(3))).steps == made.steps

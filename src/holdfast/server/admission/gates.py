@@ -66,8 +66,8 @@ class Gates:
         lanes = []
         for route in routes:
             name = route.label
-            left = list(self._owned.get(name, ()))
-            gates = [self._of_step(step, left, shared, changes) for step in route.steps]
+            before = self._owned.get(name, ())
+            gates = [self._of_step(step, before, shared, changes) for step in route.steps]
             present = tuple(gate for gate in gates if gate is not None)
             owned[name] = tuple(gate for gate in present if gate is not shared.get("concurrency"))
             first = (shared["clients"],) if "clients" in shared else ()
@@ -95,16 +95,15 @@ class Gates:
     def _of_step(
         self,
         step: Step,
-        left: list[Gate[Any]],
+        before: tuple[Gate[Any], ...],
         shared: dict[str, Gate[Any]],
         changes: list[tuple[Gate[Any], GateSettings]],
     ) -> Gate[Any] | None:
         if step.policy is None or step.settings is None:
             return shared.get("concurrency")
         name = step.settings.name or step.policy.kind
-        old = next((gate for gate in left if type(gate) is step.policy and gate.name == name), None)
-        if old is not None:
-            left.remove(old)
+        # No two of a route are of one kind and name.
+        old = next((gate for gate in before if type(gate) is step.policy and gate.name == name), None)
         return self._kept(old, step.policy, step.settings, changes)
 
     def _kept(

@@ -114,7 +114,8 @@ class Trust:
         """The key of the client whose request a trusted ``peer`` (its key) has passed on."""
         key = peer
         for entry in self._chain(headers):
-            found = self._read(entry)
+            # What is too long is not remembered either.
+            found = self._read(entry) if len(entry) <= ADDRESS_LIMIT else None
             if found is None:
                 return key
             key, trusted = found

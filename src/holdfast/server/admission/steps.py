@@ -122,12 +122,12 @@ def _refuse_twice(steps: Sequence[Step | float]) -> None:
     if times and times[0] != len(steps) - 1:
         hint = "nothing waits at the gates, so it begins with the request and goes last"
         raise ConfigError(f"[{times[0]}].timeout", None, "the timeout as the last policy", hint=hint)
-    seen: set[tuple[object, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for number, step in enumerate(steps):
         if not isinstance(step, float):
-            mark = (step.policy, step.settings.name if step.settings else "")
+            kind = CONCURRENCY if step.policy is None else step.policy.kind
+            mark = kind, (step.settings.name if step.settings else "") or kind
             if mark in seen:
-                kind = step.policy.kind if step.policy else CONCURRENCY
                 hint = "give them names that differ" if step.policy else "it is one for all"
                 raise ConfigError(f"[{number}].{kind}", None, "each policy once", hint=hint)
             seen.add(mark)
