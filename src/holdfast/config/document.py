@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from holdfast.config.mistakes import Place, place_text
+from holdfast.config.mistakes import Place, place_text, printable
 from holdfast.core.errors import ConfigError
 
 Layer: TypeAlias = Literal["default", "file", "directory", "env", "flag"]
@@ -40,7 +40,8 @@ class Origin(msgspec.Struct, frozen=True):
     text: bool = False
 
     def __str__(self) -> str:
-        return f"{self.place}:{self.line}" if self.line else self.place or self.layer
+        place = printable(self.place)
+        return f"{place}:{self.line}" if self.line else place or self.layer
 
 
 NOWHERE: Final = Origin("default")
@@ -106,7 +107,8 @@ class Document:
 
     def plain(self) -> dict[str, Any]:
         """Values and origins for any codec, secrets included: for another process, not for people."""
-        return {"values": self.values, "origins": [[list(place), *_flat(o)] for place, o in _marks(self.mark, ())]}
+        marks = _marks(self.mark, (), NOWHERE)
+        return {"values": self.values, "origins": [[list(place), *_flat(origin)] for place, origin in marks]}
 
     @classmethod
     def restored(cls, plain: Any) -> "Document":
@@ -164,7 +166,7 @@ def checked(values: Any, source: str = "") -> dict[str, Any]:
 
 class _Check:
     def __init__(self, source: str) -> None:
-        self._source = source
+        self._source = printable(source)
         self._count = 0
 
     def value(self, value: Any, place: Place) -> Any:
@@ -254,10 +256,11 @@ def _flat(origin: Origin) -> list[Any]:
     return [origin.layer, origin.place, origin.line, origin.text]
 
 
-def _marks(mark: Mark, place: Place) -> Iterator[tuple[Place, Origin]]:
-    yield place, mark.origin
+def _marks(mark: Mark, place: Place, parent: Origin) -> Iterator[tuple[Place, Origin]]:
+    if mark.origin != parent:
+        yield place, mark.origin
     for key, inner in mark.inside.items():
-        yield from _marks(inner, (*place, key))
+        yield from _marks(inner, (*place, key), mark.origin)
 
 
 def _replaced(value: Any, origins: Mapping[Place, Origin], place: Place, parent: Origin) -> Mark:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from holdfast.config.document import DEPTH_LIMIT, Document, Layer, Mark, Origin, checked, merged
 from holdfast.config.lines import lines_of
-from holdfast.config.mistakes import Place, all_of, parse_place, place_text
+from holdfast.config.mistakes import Place, all_of, parse_place, place_text, printable
 from holdfast.config.reading import decoded, read_directory, read_file
 from holdfast.core.errors import ConfigError
 
@@ -83,7 +83,9 @@ def from_directory(path: str | Path) -> Document:
             try:
                 place = parse_place(name)
             except ValueError:
-                raise ConfigError(source, None, "a name such as section.key, or one that ends with .toml") from None
+                raise ConfigError(
+                    printable(source), None, "a name such as section.key, or one that ends with .toml"
+                ) from None
             leaves.add(place, without_newline(decoded(content, source)), source)
     return merged(*fragments, leaves.document())
 
@@ -101,7 +103,7 @@ def from_environment(env: Mapping[str, str], *, aliases: Mapping[str, Place] | N
         elif variable.startswith(VARIABLES):
             parts = variable.removeprefix(VARIABLES).split("__")
             if not all(parts):
-                raise ConfigError(variable[:200], None, f"a name such as {VARIABLES}SECTION__KEY")
+                raise ConfigError(printable(variable), None, f"a name such as {VARIABLES}SECTION__KEY")
             leaves.add(tuple(part.lower() if part.isupper() else part for part in parts), text, variable)
     return leaves.document()
 
@@ -115,7 +117,7 @@ def from_flags(flags: Mapping[str, object]) -> Document:
         try:
             place = parse_place(name)
         except ValueError:
-            raise ConfigError(name[:200], None, "a path such as section.key", source="flags") from None
+            raise ConfigError(printable(name), None, "a path such as section.key", source="flags") from None
         leaves.add(place, value, name)
     return leaves.document()
 
@@ -147,13 +149,15 @@ class _Leaves:
 
     def add(self, place: Place, value: object, source: str) -> None:
         if len(place) > DEPTH_LIMIT:
-            raise ConfigError(source[:200], None, f"at most {DEPTH_LIMIT} names in a path")
+            raise ConfigError(printable(source), None, f"at most {DEPTH_LIMIT} names in a path")
+        for name in place:
+            checked({name: None}, printable(source))
         text = isinstance(value, str)
         if isinstance(value, str) and value.lstrip().startswith("{"):
             with contextlib.suppress(ValueError):  # then it is text that begins so
                 value, text = table_in(value), False
         # Checked one by one, so that a message can name the variable.
-        value = checked({"value": value}, source)["value"]
+        value = checked({place_text(place): value}, printable(source))[place_text(place)]
         table = self._values
         for length, name in enumerate(place[:-1], 1):
             table = table.setdefault(str(name), {})
@@ -168,7 +172,13 @@ class _Leaves:
 
     def _twice(self, place: Place, source: str) -> ConfigError:
         other = self._origins.get(place) or next(o for p, o in self._origins.items() if place == p[: len(place)])
-        return ConfigError(place_text(place), None, "one value", source=source, hint=f"{other} gives another")
+        return ConfigError(
+            place_text(place),
+            None,
+            "one value",
+            source=printable(source),
+            hint=f"{printable(str(other))} gives another",
+        )
 
     def document(self) -> Document:
         return Document(checked(self._values), self._mark(self._values, ()))
@@ -187,8 +197,8 @@ class _Leaves:
 def _parsed(content: bytes, source: str, layer: Layer) -> Document:
     text = decoded(content, source)
     if source.endswith(".json"):
-        return Document.of(_json(text, source), layer, source)
-    values = toml_in(text, source)
+        return Document.of(_json(text, printable(source)), layer, source)
+    values = toml_in(text, printable(source))
     return Document.of(values, layer, source, lines_of(text))
 
 

@@ -80,7 +80,10 @@ class _Scan:
         names: list[str] = []
         while (match := _KEY.match(self._text, self._position)) is not None:
             name = match.group(1)
-            names.append(tomllib.loads(f"n = {name}")["n"] if name[0] in "\"'" else name)
+            try:
+                names.append(tomllib.loads(f"n = {name}")["n"] if name[0] in "\"'" else name)
+            except tomllib.TOMLDecodeError:
+                return []
             self._position = match.end()
             if not self._text.startswith(".", self._position):
                 return names

@@ -16,6 +16,8 @@ SHOWN_LIMIT: Final = 20
 """Mistakes that ``str()`` writes out."""
 PLACE_LIMIT: Final = 64
 """Names that a place has at most."""
+PLACE_TEXT_LIMIT: Final = 300
+"""Characters of the name of a file or a variable that a message shows."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _PART: Final = re.compile(r"""([A-Za-z0-9_-]+)|"((?:[^"\\]|\\.)*)"|'([^']*)'""")
@@ -51,6 +53,12 @@ class Shown(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def printable(text: str, limit: int = PLACE_TEXT_LIMIT) -> str:
+    """``text``, a name of a file or a variable, in one line that can be printed and encoded."""
+    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def each(error: ConfigError) -> tuple[ConfigError, ...]:

@@ -193,12 +193,14 @@ class Nodes:
 
 
 def form_of(node: Node) -> str:
-    """What a value for ``node`` looks like: a table, a list, something else."""
+    """What a value for ``node`` looks like: a table, a list, a secret, something else."""
     match node:
         case Items():
             return "list"
         case Mapped() | Table() | Model():
             return "table"
+        case Hidden():
+            return "secret"
         case _:
             return "value"
 

@@ -194,8 +194,9 @@ class Reading:
     def _either(self, node: Either, value: Any, mark: Mark, place: Place) -> Any:
         options = {form_of(option): option for option in node.options}
         plain = options.get("value")
-        if isinstance(plain, Hidden) and (isinstance(value, str) or is_reference(value)):
-            return self.read(plain, value, mark, place)
+        absent = mark.origin.text and not value
+        if "secret" in options and not absent and (isinstance(value, str) or is_reference(value)):
+            return self.read(options["secret"], value, mark, place)
         if mark.origin.text:
             if plain is not None and self._fits(plain, value, mark, place):
                 return self.read(plain, value, mark, place)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from holdfast.config.mistakes import printable
 from holdfast.core.errors import ConfigError
 
 FILE_LIMIT: Final = 1024 * 1024
@@ -36,7 +37,7 @@ def read_file(path: str | Path, *, limit: int = FILE_LIMIT) -> bytes:
             return _read(str(path), str(path), None, limit)
         except _Changed:
             continue
-    raise ConfigError(str(path), None, "a file that nobody writes to while it is read")
+    raise ConfigError(printable(str(path)), None, "a file that nobody writes to while it is read")
 
 
 def read_text(path: str | Path, *, limit: int = FILE_LIMIT) -> str:
@@ -50,7 +51,7 @@ def decoded(content: bytes, source: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"line {line}", None, "text in UTF-8", source=source) from None
+        raise ConfigError(f"line {line}", None, "text in UTF-8", source=printable(source)) from None
 
 
 def read_directory(path: str | Path) -> Mapping[str, bytes]:
@@ -65,7 +66,7 @@ def read_directory(path: str | Path) -> Mapping[str, bytes]:
             return _read_directory(str(path))
         except _Changed:
             continue
-    raise ConfigError(str(path), None, "a directory that does not change all the time while it is read")
+    raise ConfigError(printable(str(path)), None, "a directory that does not change all the time while it is read")
 
 
 def _read_directory(path: str) -> Mapping[str, bytes]:
@@ -124,7 +125,7 @@ def _names(path: str, directory: int) -> Iterator[str]:
             for entry in entries:
                 count += 1
                 if count > ENTRIES_LIMIT:
-                    raise ConfigError(path, None, f"a directory of at most {ENTRIES_LIMIT} files")
+                    raise ConfigError(printable(path), None, f"a directory of at most {ENTRIES_LIMIT} files")
                 if not entry.name.startswith(".") and not entry.name.endswith("~"):
                     yield entry.name
     except OSError as error:
@@ -137,7 +138,7 @@ def _read(name: str, shown: str, directory: int | None, limit: int) -> bytes:
             before = os.fstat(file)
             if not stat.S_ISREG(before.st_mode):
                 what = "Is a directory" if stat.S_ISDIR(before.st_mode) else "it is a device, a pipe or a socket"
-                raise ConfigError(shown, None, "a file that can be read", hint=what)
+                raise ConfigError(printable(shown), None, "a file that can be read", hint=what)
             parts: list[bytes] = []
             size = 0
             while size <= limit and (part := os.read(file, _CHUNK)):
@@ -147,7 +148,7 @@ def _read(name: str, shown: str, directory: int | None, limit: int) -> bytes:
         except OSError as error:
             raise _unreadable(shown, error) from None
     if size > limit:
-        raise ConfigError(shown, None, f"a file of at most {limit} bytes")
+        raise ConfigError(printable(shown), None, f"a file of at most {limit} bytes")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _Changed
     return b"".join(parts)
@@ -160,7 +161,7 @@ def _opened(name: str, shown: str, directory: int | None, flags: int) -> Iterato
     except OSError as error:
         raise _unreadable(shown, error) from None
     except ValueError:  # NUL, or a lone surrogate, in the name
-        raise ConfigError(shown.replace("\0", "\\0"), None, "the name of a file") from None
+        raise ConfigError(printable(shown), None, "the name of a file") from None
     try:
         yield file
     finally:
@@ -168,4 +169,4 @@ def _opened(name: str, shown: str, directory: int | None, flags: int) -> Iterato
 
 
 def _unreadable(shown: str, error: OSError) -> ConfigError:
-    return ConfigError(shown, None, "a file that can be read", hint=error.strerror or "")
+    return ConfigError(printable(shown), None, "a file that can be read", hint=error.strerror or "")
