@@ -245,6 +245,24 @@ def test_of_members_that_are_alike_the_longest_wait_is_told() -> None:
     assert told(group).retry_after == 3.0
 
 
+def test_of_members_that_weigh_the_same_the_first_speaks() -> None:
+    first, second, third = (ServiceError(Code.ABORTED, reason=reason) for reason in ("FIRST", "SECOND", "THIRD"))
+    assert told(ExceptionGroup("several", [first, second])).reason == "FIRST"
+    inner = ExceptionGroup("inner", [second, third])
+    assert told(ExceptionGroup("outer", [first, inner])).reason == "FIRST"
+    assert told(ExceptionGroup("outer", [inner, first])).reason == "SECOND"
+
+
+def test_groups_in_groups_need_no_recursion_and_count_as_members() -> None:
+    deep: Exception = ServiceError(Code.NOT_FOUND)
+    for _ in range(MEMBERS_LIMIT - 1):
+        deep = ExceptionGroup("deep", [deep])
+    assert told(deep).code is Code.NOT_FOUND
+    inner = ExceptionGroup("inner", [ServiceError(Code.NOT_FOUND)] * 40)
+    assert told(ExceptionGroup("outer", [inner] * 24)).code is Code.NOT_FOUND
+    assert told(ExceptionGroup("outer", [inner] * 25)) == INTERNAL
+
+
 def test_a_group_with_a_cancellation_is_what_failed() -> None:
     group = BaseExceptionGroup("several", [asyncio.CancelledError(), ServiceError(Code.NOT_FOUND)])
     assert told(group).code is Code.NOT_FOUND
@@ -327,6 +345,13 @@ def test_a_rule_for_a_name_that_was_missing_holds_once_it_is_there(write: Callab
     sys.modules["shop_five"].OutOfStock = OutOfStock  # type: ignore[attr-defined]
     assert table.mistakes() == []
     assert table.failure_of(OutOfStock()).code is Code.ABORTED
+
+
+def test_a_class_is_looked_for_once() -> None:
+    table = ErrorTable({f"{__name__}:OutOfStock": "aborted"})
+    table.failure_of(AllSold())
+    assert not table._waiting
+    assert AllSold in table._cache
 
 
 def test_classes_made_on_the_way_do_not_fill_the_memory() -> None:

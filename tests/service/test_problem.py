@@ -163,8 +163,10 @@ def test_what_is_not_given_is_left_out() -> None:
 
 
 def test_a_status_that_is_no_error_is_refused() -> None:
-    with pytest.raises(ValueError, match="200 is not an error status"):
-        problem(200)
+    assert [problem(status)[0] for status in (400, 599)] == [400, 599]
+    for status in (200, 399, 600):
+        with pytest.raises(ValueError, match=f"{status} is not an error status"):
+            problem(status)
 
 
 @pytest.mark.parametrize("character", ["\r", "\n", "\0", " ", "\x7f", "é", "\x80"])

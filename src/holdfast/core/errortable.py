@@ -200,7 +200,8 @@ class ErrorTable:
                 waiting += error.exceptions
                 continue
             failure = self._failure(error)
-            if worst is None or _weight(failure) > _weight(worst):
+            # From the last to the first, which speaks for all that are like it.
+            if worst is None or _weight(failure) >= _weight(worst):
                 worst = failure
         return worst if worst is not None and not waiting else _INTERNAL
 
