@@ -372,6 +372,13 @@ def test_it_explains_which_route_a_request_takes() -> None:
     assert [reason.pattern.text for reason in reasons if reason.taken] == ["/{x}"]
 
 
+def test_the_call_says_what_the_request_is() -> None:
+    door = Door({"match": "/a", "timeout": "2s"})
+    call = door.enter(arrived=door.now - 0.5).call
+    assert (call.operation, call.key, call.attempt, call.cost) == ("/a", CLIENT, 1, 1.0)
+    assert (call.now, call.arrived, call.verdict) == (door.now, door.now - 0.5, IGNORED)
+
+
 def test_methods_that_may_be_repeated_are_known() -> None:
     door = Door()
     given: Sequence[tuple[str, bool]] = (("GET", True), ("PUT", True), ("POST", False), ("PATCH", False))

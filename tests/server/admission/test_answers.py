@@ -132,7 +132,10 @@ def test_answers_without_a_hint_are_made_once() -> None:
     assert answers._head_and_body(Overloaded("x", "z")) is first
     answers._head_and_body(CircuitOpen("x", "y", 3.0))
     assert len(answers._ready) == 1
+    answers._head_and_body(BulkheadFull("x", "y"))
+    assert answers._head_and_body(Overloaded("x", "y")) is first
     policy = answers.rate_fields(RateLimited("api", "x", 1.0, QUOTA))[0][1]
+    answers.rate_fields(RateLimited("another", "x", 1.0, QUOTA))
     assert answers.rate_fields(RateLimited("api", "x", 2.0, QUOTA))[0][1] is policy
 
 

@@ -179,6 +179,14 @@ def test_forwarded_is_read_from_the_right_too(lines: tuple[str, ...], client: st
     assert Trust(PROXIES, "forwarded").client(PROXY, forwarded(*lines)) == client
 
 
+def test_the_whole_address_is_there_for_logs_and_the_app() -> None:
+    trust = Trust(PROXIES)
+    assert trust.address(PROXY, forwarded_for("6.6.6.6, [2001:db8::5]:443, 10.0.0.3")) == "2001:db8::5"
+    assert trust.address(PROXY, forwarded_for("10.0.0.3:80")) == "10.0.0.3"
+    assert trust.address(PROXY, forwarded_for("6.6.6.6, unknown")) == PROXY
+    assert trust.address(PROXY, []) == PROXY
+
+
 def test_only_the_header_that_is_configured_counts() -> None:
     both = [(b"forwarded", b"for=192.0.2.1"), (b"x-forwarded-for", b"192.0.2.2")]
     assert Trust(PROXIES, "forwarded").client(PROXY, both) == "192.0.2.1"

@@ -105,6 +105,7 @@ def test_headers_are_names_and_values_in_ascii() -> None:
     pattern = parse_pattern("/", headers={"X-Version": "2", "x-debug": "*"})
     assert pattern.headers == ((b"x-debug", None), (b"x-version", b"2"))
     assert pattern.demand == (2, 1)
+    assert len(parse_pattern("/", headers={f"x{n}": "1" for n in range(HEADERS_LIMIT)}).headers) == HEADERS_LIMIT
     wrong = ({"x y": "1"}, {3: "1"}, {"x": 1}, {"x": "é"}, {"x": "a\nb"}, {"x": " a"}, {"x": "1", "X": "2"})
     for headers in (*wrong, {f"x{n}": "1" for n in range(HEADERS_LIMIT + 1)}, "x"):
         with pytest.raises(ConfigError) as caught:
@@ -121,6 +122,17 @@ def test_a_host_is_compared_without_case_port_and_trailing_dot() -> None:
     assert plain_host("") == ""
     assert plain_host("a" * HOST_LIMIT + ".:65535") == "a" * HOST_LIMIT
     assert plain_host("a" * 1000) == ""
+
+
+def test_the_plain_matcher_goes_by_the_same_rules() -> None:
+    assert parse_pattern("*").has_path("*")
+    assert parse_pattern("*").has_path("/a")
+    assert not parse_pattern("/{rest...}").has_path("*")
+    assert not parse_pattern("/{rest...}").has_path("")
+    assert parse_pattern("/{rest...}").has_path("/")
+    assert parse_pattern("/a/{x}").has_path("//a/b/")
+    assert not parse_pattern("/a/{x}").has_path("/a")
+    assert not parse_pattern("/a").has_path("/a/b")
 
 
 def test_a_wildcard_host_is_for_all_names_below_it_and_not_for_itself() -> None:

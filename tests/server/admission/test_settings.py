@@ -123,6 +123,12 @@ def test_a_list_of_policies_gives_another_order() -> None:
     assert len(two.steps) == 2
 
 
+def test_a_list_of_policies_that_was_read_can_be_given_again() -> None:
+    names = [{"bulkhead": {"name": f"b{number}"}} for number in range(POLICIES_LIMIT - 1)]
+    settings = route(policies=[*names, {"timeout": "1s"}])
+    assert RouteSettings(match="/b", policies=settings.policies).policies == settings.policies
+
+
 def test_each_policy_of_the_default_order_may_stand_alone_in_the_list() -> None:
     for kind in ORDER:
         given = {kind: "5/s"} if kind == "rate_limit" else kind

@@ -112,24 +112,34 @@ class Trust:
 
     def client(self, peer: str, headers: Headers) -> str:
         """The key of the client whose request a trusted ``peer`` (its key) has passed on."""
-        key = peer
+        found = self._find(headers)
+        return peer if found is None else found[0]
+
+    def address(self, peer: str, headers: Headers) -> str:
+        """Likewise its whole IP address, for logs and the app; ``peer`` is that of the trusted peer."""
+        found = self._find(headers)
+        return peer if found is None else found[2]
+
+    def _find(self, headers: Headers) -> tuple[str, bool, str] | None:
+        """Key, trust and address of the last one, from the right, of whom a trusted proxy has told."""
+        last = None
         for entry in self._chain(headers):
             # What is too long is not remembered either.
             found = self._read(entry) if len(entry) <= ADDRESS_LIMIT else None
             if found is None:
-                return key
-            key, trusted = found
-            if not trusted:
-                return key
-        return key
+                break
+            last = found
+            if not found[1]:
+                break
+        return last
 
     def _has(self, address: Address) -> bool:
         number = int(address)
         return any(number & mask == network for mask, network in self._masks[address.version])
 
-    def _read_once(self, entry: str) -> tuple[str, bool] | None:
+    def _read_once(self, entry: str) -> tuple[str, bool, str] | None:
         address = parse_address(entry)
-        return None if address is None else (client_key(address), self._has(address))
+        return None if address is None else (client_key(address), self._has(address), str(address))
 
     def _chain(self, headers: Headers) -> Iterator[str]:
         """The entries of all lines of the header, the last one first."""

@@ -165,7 +165,9 @@ class AdmissionSettings(Settings, frozen=True):
 
     trusted_proxies: Annotated[
         tuple[str, ...],
-        about("Networks, or unix: whose addresses of clients, deadlines and criticality are believed. Nobody else's."),
+        about(
+            "Networks, or unix, whose word on clients, deadlines and criticality counts; they must remove clients' own."
+        ),
     ] = ()
     forwarded: Annotated[Field, about("Which header these proxies write.")] = "x-forwarded-for"
     tenant: Annotated[str, about("The header in which they name the tenant.")] = "x-tenant"
