@@ -195,6 +195,11 @@ def test_a_mistake_in_a_route_says_where_and_what(settings: dict[str, Any], says
     assert str(caught.value).startswith(f"holdfast.toml routes[1].{says}")
 
 
+def test_a_name_may_be_as_long_as_it_may_be() -> None:
+    assert route(name="a" * NAME_LIMIT).label == "a" * NAME_LIMIT
+    assert len(route(match="/" + "a" * 300).label) == NAME_LIMIT
+
+
 def test_a_route_must_say_what_it_is_for() -> None:
     with pytest.raises(ConfigError, match=r"routes\[0\]\.match: expected text; it must be given"):
         read_routes([{"bulkhead": 1}])

@@ -1,7 +1,8 @@
 """What trusted peers say of a request: how much time is left for it, how much it matters, whose experiment it is.
 
-Time travels as what remains, never as a time of day: clocks differ. Nobody can ask for more than the route allows. A proxy is believed in all that it sends, so one at the
-edge must remove these headers from what clients send, or set them itself.
+Time travels as what remains, never as a time of day: clocks differ. Nobody can ask for more than the route allows. A
+proxy is believed in all that it sends, so one at the edge must remove these headers from what clients send, or set
+them itself.
 """
 
 import re
