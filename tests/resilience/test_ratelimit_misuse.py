@@ -12,7 +12,7 @@ from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import ConfigError, RateLimited
 from holdfast.core.rate import FASTEST, SLOWEST, Rate, parse_rate
 from holdfast.resilience.ratelimit import RateLimit, Reservation
-from holdfast.resilience.rates import ALGORITHMS
+from holdfast.resilience.rates import ALGORITHMS, line
 
 EVERY = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 
@@ -133,3 +133,22 @@ def test_a_call_that_costs_the_whole_burst_passes_when_nothing_was_used(rate: st
 
 def test_to_claim_a_reservation_is_one_step() -> None:
     assert stores_after_a_switch(Reservation.claim) == []
+
+
+def test_no_more_than_so_many_places_are_reserved_behind_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "PLACES_LIMIT", 5)
+    clock = VirtualClock()
+    limit = RateLimit("1/s", burst=1, clock=clock)
+
+    async def main() -> None:
+        limit.acquire(1.0)
+        waiting = asyncio.create_task(limit.acquire_async(1.0, 100.0))
+        await asyncio.sleep(0)
+        places = [limit.reserve(1.0) for _ in range(4)]
+        with pytest.raises(RateLimited, match="its turn would come too late"):
+            limit.reserve(1.0)
+        limit.cancel(places[-1])
+        assert limit.reserve(1.0).delay == pytest.approx(places[-1].delay)
+        waiting.cancel()
+
+    clock.run(main())

@@ -161,7 +161,7 @@ class Book:
                 return meter, wait, mark
             line = Line(meter, key, tier)
         line.serve(now)
-        wait, taken = meter.join(now, n, patience)
+        wait, taken = meter.join(now, n, 0.0 if bell is None and line.crowded else patience)
         place = line.join(n, now + wait, None if bell is None else bell()) if taken else None
         self._lines[meter] = line
         self._serve(line, now)

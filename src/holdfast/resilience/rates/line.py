@@ -20,6 +20,8 @@ NAP: Final = 0.001
 LATENESS: Final = 0.02
 """Seconds that timers may be late: what came in for those that wait in more than that is spilt, as it would be if
 nobody waited."""
+PLACES_LIMIT: Final = 10_000
+"""Places in a line with which nobody may reserve another one, behind those that wait."""
 
 
 class Bell(Protocol):
@@ -124,6 +126,11 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether nobody may reserve a place any more; those who wait have a bound of their own."""
+        return len(self._places) >= PLACES_LIMIT
 
     def join(self, n: float, when: float, bell: Bell | None) -> Place:
         """Go to the end, after ``Meter.join``."""
