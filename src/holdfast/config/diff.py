@@ -59,11 +59,23 @@ def changes(before: Snapshot | Document, after: Snapshot | Document, schema: Sch
     for place, old, new in _differences(one, other, schema):
         total += 1
         sections.add(str(place[0]) if place else "")
-        here = schema.is_live(place)
+        here = all(schema.is_live(inner) for value in (old, new) for inner in _places(value, place))
         live = live and here
         if len(items) < CHANGES_LIMIT:
             items.append(Change(place_text(place), old, new, here))
     return Changes(tuple(items), total, frozenset(sections), live)
+
+
+def _places(value: Any, place: Place) -> Iterator[Place]:
+    """The places of all that is in ``value``."""
+    yield place
+    inside: Any = ()
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, list):
+        inside = enumerate(value)
+    for key, item in inside:
+        yield from _places(item, (*place, key))
 
 
 class _Side:
@@ -93,6 +105,9 @@ def _within(place: Place, found: set[Place]) -> bool:
 def _walk(old: Any, new: Any, old_place: Place, new_place: Place) -> Iterator[tuple[Place, Place, Any, Any]]:
     if same(old, new):
         return
+    if new_place and isinstance(new_place[-1], str):
+        # A table that came or went is all that came or went with it; an item of a list is told as one.
+        old, new = _or_empty(old, new), _or_empty(new, old)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in (*old, *(name for name in new if name not in old)):
             before, after = old.get(name, msgspec.UNSET), new.get(name, msgspec.UNSET)
@@ -115,6 +130,10 @@ def _walk_lists(old: list[Any], new: list[Any], old_place: Place, new_place: Pla
         before = old[number] if number < len(old) - last else msgspec.UNSET
         after = new[number] if number < len(new) - last else msgspec.UNSET
         yield from _walk(before, after, (*old_place, number), (*new_place, number))
+
+
+def _or_empty(value: Any, other: Any) -> Any:
+    return {} if value is msgspec.UNSET and isinstance(other, Mapping) and other else value
 
 
 def _tables(items: list[Any]) -> bool:

@@ -55,7 +55,8 @@ class Snapshot:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a snapshot does not change: {name} cannot be set")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]  # it raises for both
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a snapshot does not change: {name} cannot be deleted")
 
     def __getattr__(self, name: str) -> Any:
         try:

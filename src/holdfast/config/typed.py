@@ -81,7 +81,7 @@ def secret_names(kind: Any) -> frozenset[str]:
 
 
 def _complaint(words: str, place: Place, value: Any) -> Complaint:
-    if words.startswith("Expected `"):
+    if words.startswith("Expected "):
         wanted, _, got = words.removeprefix("Expected ").partition(", got ")
         return Complaint(place, wanted.replace("`", ""), hint=f"it is {got.replace('`', '')}" if got else "")
     if words.startswith("Object missing required field"):
