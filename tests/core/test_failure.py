@@ -145,7 +145,13 @@ def test_what_is_no_plain_value_is_told_by_its_class_only() -> None:
     assert bounded({"a": MappingProxyType({"b": (1, 2)})}) == {"a": {"b": [1, 2]}}
 
 
+def test_plain_values_stay_what_they_are() -> None:
+    details = {"none": None, "true": True, "false": False, "whole": -7, "real": 0.25, "text": "Käse", "list": [1, [2]]}
+    assert repr(bounded(details)) == repr(details)
+
+
 def test_numbers_that_json_or_its_readers_do_not_know_are_told_as_text() -> None:
+    assert bounded({"a": (1 << 128) - 1, "b": 1 << 128}) == {"a": str((1 << 128) - 1), "b": "<int of 129 bits>"}
     assert bounded({"a": math.nan, "b": -math.inf, "c": 2**53 - 1, "d": 2**53, "e": -(2**64), "f": 1 << 20_000}) == {
         "a": "nan",
         "b": "-inf",
