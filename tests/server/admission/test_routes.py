@@ -237,6 +237,31 @@ def test_it_explains_which_route_is_taken_and_why_not_the_others() -> None:
     ]
 
 
+def test_what_it_explains_is_what_it_takes() -> None:
+    listed = [
+        parse_pattern("*"),
+        parse_pattern("/{path...}"),
+        parse_pattern("/a/{path...}"),
+        parse_pattern("/"),
+        parse_pattern("/a"),
+        parse_pattern("/{path...}", "*.x.org"),
+        parse_pattern("/{path...}", "a.x.org"),
+    ]
+    for patterns in (listed, listed[::-1]):
+        routes = RouteTable([(pattern, pattern) for pattern in patterns])
+        for path, host in (
+            ("/", ""),
+            ("/a", ""),
+            ("/a/b", ""),
+            ("/b", ""),
+            ("*", ""),
+            ("/", "a.x.org"),
+            ("/", "b.x.org"),
+        ):
+            taken = [reason.pattern for reason in routes.explain("GET", path, host) if reason.taken]
+            assert taken == [routes.match("GET", path, host)]
+
+
 def test_a_path_of_any_depth_takes_no_longer_than_its_length() -> None:
     # Each of these nodes could be tried again for each segment, if what failed were not left behind.
     texts = ["/" + "/".join(f"{{x{n}}}" if mask >> n & 1 else "a" for n in range(8)) + "/end" for mask in range(256)]

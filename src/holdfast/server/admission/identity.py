@@ -93,6 +93,7 @@ class Trust:
             raise ConfigError(where, len(listed), f"at most {NETWORKS_LIMIT} networks")
         self.field: Field = field
         self._name = field.encode()
+        self._plain = field == "x-forwarded-for"
         self._unix = UNIX in listed
         self._masks: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for number, text in enumerate(listed):
@@ -122,8 +123,12 @@ class Trust:
 
     def _find(self, headers: Headers) -> tuple[str, bool, str] | None:
         """Key, trust and address of the last one, from the right, of whom a trusted proxy has told."""
+        wanted = self._name
+        lines = [value for name, value in headers if name == wanted]
+        if len(lines) == 1 and self._plain and len(lines[0]) <= ADDRESS_LIMIT and b"," not in lines[0]:
+            return self._read(lines[0].decode("latin-1").strip())  # one proxy, as most have: the same in less time
         last = None
-        for entry in self._chain(headers):
+        for entry in self._chain(lines):
             # What is too long is not remembered either.
             found = self._read(entry) if len(entry) <= ADDRESS_LIMIT else None
             if found is None:
@@ -141,21 +146,19 @@ class Trust:
         address = parse_address(entry)
         return None if address is None else (client_key(address), self._has(address), str(address))
 
-    def _chain(self, headers: Headers) -> Iterator[str]:
+    def _chain(self, lines: list[bytes]) -> Iterator[str]:
         """The entries of all lines of the header, the last one first."""
-        wanted = self._name
-        lines = [value for name, value in headers if name == wanted]
         left, hops = CHAIN_LIMIT, HOPS_LIMIT
         for value in reversed(lines[-HOPS_LIMIT:]):
             cut = len(value) > left
             text = (value[-left:] if cut else value).decode("latin-1")
             left -= len(text)
-            elements = _elements(text) if self.field == "forwarded" else _entries(text)
+            elements = _entries(text) if self._plain else _elements(text)
             for element, first in elements:
                 if hops == 0 or (first and cut):  # half an entry is none
                     return
                 hops -= 1
-                yield _node(element) if self.field == "forwarded" else element
+                yield element if self._plain else _node(element)
             if left <= 0:
                 return
 
