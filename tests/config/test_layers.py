@@ -236,11 +236,13 @@ def test_a_variable_with_a_table_merges_and_one_that_only_looks_so_is_text() -> 
     found = from_environment({"HOLDFAST__A": ' {b = 1, c = ["x"]} ', "HOLDFAST__D": "{not toml"})
     assert found.values == {"a": {"b": 1, "c": ["x"]}, "d": "{not toml"}
     assert found.texts == {("d",)}
+    assert found != Document.of(dict(found.values))
 
 
 def test_two_variables_for_one_place_are_refused() -> None:
     text = refusal(from_environment, {"HOLDFAST__A": "1", "HOLDFAST__A__B": "2"})
     assert text == "HOLDFAST__A__B a: expected one value; HOLDFAST__A gives another"
+    assert refusal(from_environment, {"HOLDFAST__A__B": "2", "HOLDFAST__A": "1"}) == text
     assert "gives another" in refusal(from_environment, {"HOLDFAST__A__B": "2", "HOLDFAST__a": "1"})
     assert "gives another" in refusal(from_environment, {"HOLDFAST__A": "2", "HOLDFAST__a": "1"})
 

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import logging
 import pickle
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -247,3 +249,57 @@ def test_in_code_a_secret_may_be_text() -> None:
     with pytest.raises(ConfigError) as caught:
         AppSettings(database=5)  # type: ignore[arg-type]
     assert "expected text" in str(caught.value)
+
+
+@dataclasses.dataclass
+class Peers:
+    peers: list[Secret]
+    host: str = "h"
+
+
+class Account(pydantic.BaseModel):
+    pin: pydantic.SecretStr
+
+
+class Accounts(pydantic.BaseModel):
+    accounts: list[Account]
+    host: str = "h"
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (Schema({"section": Peers}), f"{WORD},other-{WORD}"),
+        (Schema({"section": Peers}), f'["{WORD}", "x"]'),
+        (Schema({"section": Accounts}), f'[{{pin = "{WORD}"}}]'),
+    ],
+    ids=["separated by commas", "a list", "of a model"],
+)
+def test_a_bare_text_with_secrets_in_it_is_secret_as_a_whole(schema: Schema, text: str, tmp_path: Path) -> None:
+    name = "peers" if "peers" in str(schema.json_schema()) else "accounts"
+    layer = from_environment({f"HOLDFAST__SECTION__{name.upper()}": text, "HOLDFAST__SECTION__HOST": "shown"})
+    snapshot = schema.read(layer, env=NO_ENV)
+    assert snapshot.redacted() == {"section": {name: BLOT, "host": "shown"}}
+    assert schema.read(layer, env=NO_ENV, key=b"k").digest != snapshot.digest
+    stored, whole = snapshot.for_disk(plain=False)
+    assert not whole
+    assert stored.values == {"section": {name: BLOT, "host": "shown"}}
+    assert snapshot.for_disk(plain=True)[0] == layer
+    other = Document.of({"section": {}})
+    for before, after in ((other, layer), (layer, other), (other, snapshot), (snapshot, other)):
+        told = repr(changes(before, after, schema))
+        assert WORD not in told
+        assert "shown" in told
+
+
+def test_a_bare_list_may_refer_to_secrets() -> None:
+    for schema, name, text in (
+        (Schema({"section": Peers}), "PEERS", '[{ env = "DB" }]'),
+        (Schema({"section": Accounts}), "ACCOUNTS", '[{ pin = { env = "DB" } }]'),
+    ):
+        layer = from_environment({f"HOLDFAST__SECTION__{name}": text})
+        snapshot = schema.read(layer, env={"DB": WORD})
+        assert WORD in snapshot.secrets.values()
+        assert snapshot.references == {"section"}
+        with pytest.raises(ConfigErrors, match="a variable that is set"):
+            schema.read(layer, env=NO_ENV)

@@ -85,6 +85,7 @@ class _Side:
         snapshot = given if isinstance(given, Snapshot) else None
         self.values: Mapping[str, Any] = (given.document if isinstance(given, Snapshot) else given).values
         self.secrets: Mapping[Place, str] = snapshot.secrets if snapshot is not None else {}
+        self.unread = snapshot is None
 
 
 def _differences(one: _Side, other: _Side, schema: Schema) -> Iterator[tuple[Place, Any, Any]]:
@@ -143,7 +144,8 @@ def _tables(items: list[Any]) -> bool:
 def _safe(value: Any, place: Place, side: _Side, schema: Schema) -> Any:
     if value is msgspec.UNSET:
         return ABSENT
-    return _hidden(redacted(value, side.secrets, place), place, schema)
+    shown = redacted(value, side.secrets, place)
+    return _hidden(shown, place, schema) if side.unread else shown
 
 
 def _hidden(value: Any, place: Place, schema: Schema) -> Any:
@@ -154,6 +156,8 @@ def _hidden(value: Any, place: Place, schema: Schema) -> Any:
         return {name: _hidden(item, (*place, name), schema) for name, item in value.items()}
     if isinstance(value, list) and not schema.is_secret(place):
         return [_hidden(item, (*place, number), schema) for number, item in enumerate(value)]
+    if isinstance(value, str) and schema.may_hold_secret(place, value):
+        return BLOT
     return BLOT if value is not None and schema.is_secret(place) else value
 
 

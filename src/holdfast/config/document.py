@@ -87,9 +87,11 @@ class Document:
         """The value at ``place``."""
         found: Any = self.values
         for key in place:
+            if not isinstance(found, Mapping) and not (isinstance(found, list) and isinstance(key, int)):
+                return default
             try:
-                found = found[key]
-            except (KeyError, IndexError, TypeError):
+                found = found[key]  # type: ignore[index]  # a position where it is a list
+            except (KeyError, IndexError):
                 return default
         return found
 

@@ -129,7 +129,8 @@ class Reading:
     def _items(self, node: Items, value: Any, mark: Mark, place: Place) -> Any:
         texts = False
         if mark.origin.text:
-            value, texts = _list_in(value)
+            text = value
+            value, texts = _list_in(text)
         if not isinstance(value, list):
             return self._unfit(node, value, place)
         before = self.total
@@ -137,6 +138,8 @@ class Reading:
         for number, item in enumerate(value):
             inner = mark if texts else Mark(_no_text(mark)) if mark.origin.text else mark.of(number)
             found.append(self.read(node.item, item, inner, (*place, number)))
+        if mark.origin.text:
+            self._cover(place, text)
         if self.total > before:
             return FAILED
         for rule, limit in node.limits:
@@ -227,6 +230,11 @@ class Reading:
             mark = Mark(msgspec.structs.replace(mark.origin, text=True))
         return Secret(text) if node.inner is None else self._quietly(node.inner, text, mark, place)
 
+    def _cover(self, place: Place, text: str) -> None:
+        """Keep bare ``text`` secret as a whole when anything in it is, which has no place of its own."""
+        if any(len(other) > len(place) and other[: len(place)] == place for other in self.secrets):
+            self.secrets[place] = text
+
     def _keep(self, value: Any, place: Place) -> None:
         if isinstance(value, Mapping):
             for name, item in value.items():
@@ -260,7 +268,11 @@ class Reading:
                 break
             texts -= again
             for inner in again:
-                value = _replaced(value, inner)
+                text, where = _at(value, inner), (*place, *inner)
+                value = _put(value, inner, self._noted(_guess(text), mark, where, names, False))
+                self._cover(where, text)
+            if self.total > before:
+                return FAILED
             result, complaints = read(node.type, value)
         for complaint in complaints:
             where = (*place, *complaint.place)
@@ -333,10 +345,18 @@ def _texts(mark: Mark, value: Any, place: Place) -> set[Place]:
     return found
 
 
-def _replaced(value: Any, place: Place) -> Any:
-    if place:
-        return {**value, place[0]: _replaced(value[place[0]], place[1:])}
+def _at(value: Any, place: Place) -> Any:
+    for key in place:
+        value = value[key]
+    return value
+
+
+def _put(value: Any, place: Place, new: Any) -> Any:
+    return {**value, place[0]: _put(value[place[0]], place[1:], new)} if place else new
+
+
+def _guess(text: str) -> Any:
     try:
-        return table_in(value)
+        return table_in(text)
     except ValueError:
-        return value
+        return text

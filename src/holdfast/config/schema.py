@@ -8,7 +8,7 @@ import msgspec
 
 from holdfast.config.document import Document, same
 from holdfast.config.mistakes import Place
-from holdfast.config.nodes import Either, Hidden, Items, Leaf, Mapped, Model, Node, Nodes, Table, form_of
+from holdfast.config.nodes import Either, Hidden, Items, Leaf, Mapped, Model, Node, Nodes, Table, form_of, holds_secret
 from holdfast.config.reader import FAILED, Reading
 from holdfast.config.schema_json import Emitter
 from holdfast.config.secret import named_secret
@@ -107,6 +107,15 @@ class Schema:
     def is_secret(self, place: Place) -> bool:
         """Whether the value at ``place`` is never shown."""
         return any(map(named_secret, place)) or any(hidden for hidden, _ in self._way(place))
+
+    def may_hold_secret(self, place: Place, text: str) -> bool:
+        """Whether ``text`` at ``place`` may be a list or a table, written as bare text, that has secrets in it."""
+        node: Node | None = self.sections.get(str(place[0])) if place else None
+        for key in place[1:]:
+            node = _step(node, key)[0]
+        if isinstance(node, Model):
+            return text.lstrip().startswith(("[", "{"))
+        return holds_secret(node)
 
     def is_live(self, place: Place) -> bool:
         """Whether a change at ``place`` takes hold without a new generation."""

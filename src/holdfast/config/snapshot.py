@@ -147,11 +147,13 @@ def _referring(document: Document, secrets: Mapping[Place, str], plain: bool) ->
     values: Any = document.values
     mark = document.mark
     whole = True
+    covers = {place[:length] for place in secrets for length in range(len(place))}
     for place in secrets:
-        if is_reference(document.get(place)):
-            continue
+        given = document.get(place)
+        if given is None or is_reference(given):
+            continue  # it is inside of a bare text, which is a secret as a whole; or it is referred to already
         origin = document.origin(place)
-        if origin.text and origin.layer in ("env", "directory"):
+        if origin.text and origin.layer in ("env", "directory") and place not in covers:
             values = _put(values, place, {"env" if origin.layer == "env" else "file": origin.place})
             mark = _settled(mark, place)
         elif not plain:
