@@ -442,7 +442,7 @@ def test_a_reader_that_hangs_is_given_up_and_bounded() -> None:
     def hang() -> Document:
         calls.append(True)
         release.wait(PATIENCE)
-        return BETTER
+        raise ConfigError("a", None, "b")  # which nobody is left to look at
 
     async def scene(live: Live, clock: VirtualClock) -> None:
         began = clock.now()

@@ -227,3 +227,26 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         refusal(read_directory, tmp_path)
         refusal(read_file, tmp_path)
     assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_a_plain_directory_is_read_again_when_a_file_was_written_after_it_was_read(
+    tmp_path: Path, after_reads: Callable[[Callable[[int], None]], None]
+) -> None:
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("1")
+
+    def act(count: int) -> None:
+        if count == 3:  # a has been read to its end
+            (tmp_path / "a").write_text("22")
+            (tmp_path / "c").write_text("22")
+
+    after_reads(act)
+    assert read_directory(tmp_path) == {"a": b"22", "b": b"1", "c": b"22"}
+
+
+def test_a_plain_directory_that_changes_all_the_time_is_refused(
+    tmp_path: Path, after_reads: Callable[[Callable[[int], None]], None]
+) -> None:
+    (tmp_path / "a").write_text("1")
+    after_reads(lambda count: (tmp_path / f"n{count}").touch())
+    assert "does not change all the time" in refusal(read_directory, tmp_path)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -277,3 +278,15 @@ def test_settings_reach_another_process_unchanged(settings: Run) -> None:
 def test_what_another_process_sent_is_checked(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Run wo"):
         restore(Run, values)
+
+
+def test_a_variable_may_name_the_table_too(file: Path) -> None:
+    assert run(env={"HOLDFAST__RUN__WORKERS": "3", "HOLDFAST__ADMISSION__LANES": "1"}).workers == 3
+    assert run(env={"HOLDFAST__RUN__WORKERS": "3", "HOLDFAST_WORKERS": "5"}).workers == 5
+    text = refusal(env={"HOLDFAST__RUN__WORKRS": "3"})
+    assert text == "HOLDFAST__RUN__WORKRS: expected the name of a setting; did you mean HOLDFAST__RUN__WORKERS?"
+
+
+def test_a_settings_file_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "holdfast.toml")
+    assert "a pipe" in refusal(tmp_path / "holdfast.toml")

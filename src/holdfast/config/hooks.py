@@ -77,7 +77,7 @@ class Hook:
             work.close()
             raise TimeoutError("an earlier call has not ended yet")
         task = asyncio.ensure_future(work)
-        task.add_done_callback(_looked_at)
+        task.add_done_callback(looked_at)
         self._running.append(task)
         try:
             await asyncio.wait({task}, timeout=self.timeout)
@@ -95,7 +95,7 @@ class Hook:
         # Shielded: a thread cannot be called off, and as long as it runs no other may start.
         run = contextvars.copy_context().run
         thread = asyncio.get_running_loop().run_in_executor(None, run, self.call, snapshot)
-        thread.add_done_callback(_looked_at)
+        thread.add_done_callback(looked_at)
         self._running.append(thread)
         result = await asyncio.shield(thread)
         return await result if inspect.isawaitable(result) else result
@@ -109,7 +109,7 @@ def _is_async(call: Check) -> bool:
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
 
 
-def _looked_at(task: "asyncio.Future[Any]") -> None:
+def looked_at(task: "asyncio.Future[Any]") -> None:
     """Nobody may be left who looks at its error, which would be logged as forgotten."""
     if not task.cancelled():
         task.exception()

@@ -12,7 +12,7 @@ import msgspec
 from holdfast.config.diff import Changes, changes
 from holdfast.config.document import Document
 from holdfast.config.history import History
-from holdfast.config.hooks import CHANGE_TIMEOUT, CHECK_TIMEOUT, HOOKS_LIMIT, Check, Hook
+from holdfast.config.hooks import CHANGE_TIMEOUT, CHECK_TIMEOUT, HOOKS_LIMIT, Check, Hook, looked_at
 from holdfast.config.mistakes import all_of, each
 from holdfast.config.reader import blotted_error
 from holdfast.config.schema import Schema
@@ -190,6 +190,7 @@ class Live:
             raise ConfigError("", None, "files that can be read", hint="an earlier proposal is still being read")
         # In a thread: files may be slow, and so may the user's types.
         self._reading = work = asyncio.get_running_loop().run_in_executor(None, read)
+        work.add_done_callback(looked_at)
         await asyncio.wait({work}, timeout=READ_TIMEOUT)
         if not work.done():
             raise ConfigError("", None, f"files that can be read within {READ_TIMEOUT:g} s")
