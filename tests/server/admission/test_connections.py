@@ -20,6 +20,7 @@ def test_without_a_limit_they_are_counted_all_the_same() -> None:
     for _ in range(1000):
         assert connections.take("a") == "a"
     assert connections.held("a") == 1000
+    assert connections.held("b") == 0
     connections.limit = 5
     assert connections.take("a") is None
 
