@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import uvloop
 
 from holdfast.core.drain import Drain, use_drain
+from holdfast.core.errortable import ErrorTable
 from holdfast.server.http.engine import HttpEngine
 from holdfast.server.http.settings import HttpSettings
 from holdfast.server.http.state import Listening
@@ -146,6 +147,7 @@ async def serving(
     intake: Pair | None = None,
     sock: Any = None,
     in_turn: bool = False,
+    errors: ErrorTable | None = None,
     **settings: Any,
 ) -> AsyncIterator[Room]:
     """An engine that serves ``app`` with these HttpSettings."""
@@ -164,6 +166,7 @@ async def serving(
             rng=random.Random(1),
             tick=0.05,
             in_turn=in_turn,
+            errors=errors,
         )
         async with Room(engine, sock, drain) as room:
             yield room

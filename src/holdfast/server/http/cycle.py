@@ -7,7 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from holdfast.service.problem import new_request_id, problem
+from holdfast.core.codes import Code
+from holdfast.core.errors import Rejected
+from holdfast.core.failure import Failure, ServiceError
+from holdfast.service.problem import new_request_id, problem, problem_of
 
 if TYPE_CHECKING:
     from holdfast.server.http.protocol import HttpProtocol
@@ -19,6 +22,7 @@ _BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"content-type"))
 _BODILESS = frozenset((204, 304))
+INTERNAL = Failure(Code.INTERNAL)
 _CANCELLED = "the worker's drain limit was reached"
 
 
@@ -289,26 +293,35 @@ class Cycle:
             self._log_access()
         protocol.on_cycle_complete(self)
 
-    def _answer(self, status: int, detail: str, request_id: str | None = None) -> None:
-        _, headers, body = problem(status, detail=detail, request_id=request_id)
+    def _answer(self, status: int, detail: str) -> None:
+        _, headers, body = problem(status, detail=detail)
         self._start(status, headers)
         self._write(body, False)
 
     def _fail(self, exc: BaseException) -> None:
+        state = self.protocol.state
+        # Nobody has cancelled this request: a cancellation that comes out of the app is its own doing.
+        cancelled = isinstance(exc, asyncio.CancelledError | GeneratorExit)
+        failure = INTERNAL if cancelled else state.errors.failure_of(exc)
         request_id = new_request_id()
         gone = self.disconnected
-        self.protocol.state.failed += not gone
+        # What the app has told of, and what a policy has refused, is no fault of the app's.
+        fault = failure.status >= 500 and not isinstance(exc, Rejected | ServiceError)
+        state.failed += fault and not gone
         logger.log(
-            logging.INFO if gone else logging.ERROR,  # an app may well trip over a client that left
-            "%s %s failed (request %s)",
+            logging.ERROR if fault and not gone else logging.INFO,  # an app may well trip over a client that left
+            "%s %s failed (request %s)" if fault else "%s %s failed (request %s): %r",
             self.scope["method"],
             self.scope["path"],
             request_id,
-            exc_info=exc,
+            *(() if fault else (exc,)),
+            exc_info=exc if fault else None,
             extra={"request_id": request_id},
         )
         if not self.response_started and not gone:
-            self._answer(500, "The service failed to answer. Quote the request id when you report it.", request_id)
+            status, headers, body = problem_of(failure, request_id=request_id)
+            self._start(status, headers)
+            self._write(body, False)
 
     def _cut_off(self) -> None:
         if self.disconnected or self.response_complete:

@@ -16,6 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.drain import Drain
+from holdfast.core.errortable import ErrorTable
 from holdfast.server.http.closing import NEVER
 from holdfast.server.http.descriptors import most_connections
 from holdfast.server.http.migration import receive_connection
@@ -85,14 +86,16 @@ class HttpEngine:
         rng: random.Random | None = None,
         tick: float = TICK,
         in_turn: bool = False,
+        errors: ErrorTable | None = None,
     ) -> None:
         """``intake`` is the (receiving, sending) pair through which workers hand connections to each other.
 
         ``in_turn``: requests wait for their turn, and those that have waited for too long in an overload are refused.
+        ``errors`` tells what is answered for an exception that comes out of the app; the default knows Holdfast's own.
         """
         self.listeners = {listening.id: listening for listening in listeners}
         self.settings = settings
-        self.state = EngineState(settings, drain or Drain(), intake[1] if intake else None)
+        self.state = EngineState(settings, drain or Drain(), intake[1] if intake else None, errors)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._intake = intake[0] if intake else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.server import ServerState
 
 from holdfast.core.drain import Drain
+from holdfast.core.errortable import ErrorTable
 from holdfast.server.http.migration import send_connection
 from holdfast.server.http.settings import HttpSettings
 
@@ -38,8 +39,12 @@ def begin_at_once(cycle: "Cycle") -> object:
 class EngineState(ServerState):
     """Counters, flags and the coarse clock. Belongs to one event loop."""
 
-    def __init__(self, settings: HttpSettings, drain: Drain, intake: socket.socket | None) -> None:
+    def __init__(
+        self, settings: HttpSettings, drain: Drain, intake: socket.socket | None, errors: ErrorTable | None = None
+    ) -> None:
         super().__init__()
+        self.errors = errors or ErrorTable()
+        """What is told of an exception that comes out of the app."""
         self.settings = settings
         self.drain = drain
         self.intake = intake
