@@ -8,7 +8,9 @@ import pytest
 from holdfast.core.call import FAILED, IGNORED, OK, Verdict, bare_call
 from holdfast.core.classify import DEFAULT, MEMBERS_LIMIT, Classifier
 from holdfast.core.clock import VirtualClock
+from holdfast.core.codes import Code
 from holdfast.core.errors import CallCancelled, CircuitOpen, DeadlineExceeded
+from holdfast.core.failure import ServiceError
 from holdfast.core.pipeline import Pipeline
 from holdfast.resilience.breaker import Breaker
 
@@ -33,6 +35,25 @@ def test_what_an_exception_says(error: BaseException, verdict: Verdict) -> None:
 @pytest.mark.parametrize(("deadline", "verdict"), [(inf, IGNORED), (5.1, IGNORED), (5.0, FAILED), (4.0, FAILED)])
 def test_a_cancellation_is_a_failure_only_once_the_deadline_has_passed(deadline: float, verdict: Verdict) -> None:
     assert DEFAULT.of_error(asyncio.CancelledError(), bare_call(now=5.0, deadline=deadline)) is verdict
+
+
+def test_an_error_that_blames_the_caller_is_an_answer() -> None:
+    class Stale(ServiceError): ...
+
+    call = bare_call("x")
+    for code, verdict in (
+        (Code.NOT_FOUND, OK),
+        (Code.ABORTED, OK),
+        (Code.UNAVAILABLE, FAILED),
+        (Code.INTERNAL, FAILED),
+    ):
+        assert DEFAULT.of_error(ServiceError(code), call) is verdict
+    assert DEFAULT.of_error(ServiceError(Code.NOT_FOUND, status=502), call) is FAILED
+    assert DEFAULT.of_error(ExceptionGroup("two", [ServiceError(Code.NOT_FOUND)]), call) is OK
+    named = Classifier(record=(Exception, Stale))
+    assert named.of_error(Stale(Code.ABORTED), call) is FAILED
+    assert named.of_error(ServiceError(Code.ABORTED), call) is OK
+    assert Classifier(ignore=(ServiceError,)).of_error(ServiceError(Code.INTERNAL), call) is IGNORED
 
 
 def test_ignore_comes_before_record_and_what_is_in_neither_is_fine() -> None:

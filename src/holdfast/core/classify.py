@@ -10,6 +10,7 @@ import msgspec
 
 from holdfast.core.call import FAILED, IGNORED, OK, Call, Verdict
 from holdfast.core.errors import CallCancelled, DeadlineExceeded, HoldfastError, Rejected
+from holdfast.core.failure import ServiceError
 
 MEMBERS_LIMIT: Final = 1000
 """Members of an exception group, groups in it included, that are looked at."""
@@ -26,6 +27,8 @@ class Classifier(msgspec.Struct, frozen=True):
     other ``Exception`` means that it works and did not like the question. ``failed`` is asked about results:
     true means failure (``lambda response: response.status >= 500``). A ``failed`` that raises is a failure of
     the attempt, with its own exception.
+
+    A ``ServiceError`` that blames the caller (a status below 500) is an answer, unless ``record`` names its class.
 
     Not up to the caller: a refusal by a policy further in is ignored, a ``DeadlineExceeded`` from there is a
     failure. A cancellation (or any other exception that is no ``Exception``) is ignored, unless the call's
@@ -58,6 +61,9 @@ class Classifier(msgspec.Struct, frozen=True):
                     return FAILED if isinstance(error, DeadlineExceeded) else IGNORED
                 if isinstance(error, BaseExceptionGroup):
                     return self._of_group(error, call)
+                if isinstance(error, ServiceError) and error.failure.status < 500:
+                    named = tuple(kind for kind in self.record if issubclass(kind, ServiceError))
+                    return FAILED if isinstance(error, named) else OK
             return FAILED if isinstance(error, self.record) else OK
         if isinstance(error, BaseExceptionGroup):
             return self._of_group(error, call)
