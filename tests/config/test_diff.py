@@ -119,3 +119,9 @@ def test_an_item_with_a_setting_that_is_not_live_needs_a_generation() -> None:
     assert not live([{"a": 1, "b": 1}], [])
     assert live([{"a": 1, "b": 1}], [{"a": 2, "b": 1}])
     assert not live([{"a": 1, "b": 1}], [{"a": 1, "b": 2}])
+
+
+def test_an_item_that_comes_twice_is_one_change() -> None:
+    a = {"match": "a"}
+    assert told({"routes": [a]}, {"routes": [a, a]}) == [f"routes[1]: {ABSENT} -> {{'match': 'a'}}"]
+    assert told({"routes": [a, a]}, {"routes": [a]}) == [f"routes[1]: {{'match': 'a'}} -> {ABSENT}"]

@@ -501,8 +501,9 @@ def test_a_disk_that_hangs_does_not_hold_a_proposal_up(tmp_path: Path, monkeypat
     write = history.write
 
     def slow() -> bool:
+        written = write()  # what comes later is not in it, and needs another one
         release.wait(PATIENCE)
-        return write()
+        return written
 
     monkeypatch.setattr(history, "write", slow)
 
@@ -517,3 +518,14 @@ def test_a_disk_that_hangs_does_not_hold_a_proposal_up(tmp_path: Path, monkeypat
 
     clock.run(main())
     assert History(tmp_path).version == 6
+
+
+def test_a_check_may_refuse_for_several_reasons() -> None:
+    def check(_: Snapshot) -> None:
+        raise ConfigErrors([ConfigError("routes[0]", None, "one"), ConfigError("routes[1]", None, "other")])
+
+    async def scene(live: Live, _: VirtualClock) -> None:
+        live.check(check)
+        assert [error.path for error in (await refusal(live)).errors] == ["routes[0]", "routes[1]"]
+
+    run(scene)

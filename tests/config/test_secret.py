@@ -4,7 +4,7 @@ import json
 import logging
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pydantic
@@ -20,6 +20,7 @@ from holdfast.config.mistakes import ConfigErrors
 from holdfast.config.schema import Schema
 from holdfast.config.secret import BLOT, SECRET_LIMIT, Secret, blotted, named_secret
 from holdfast.core.errors import ConfigError
+from holdfast.core.settings import Settings, about
 
 WORD = "hunter2-correct-horse"
 
@@ -303,3 +304,83 @@ def test_a_bare_list_may_refer_to_secrets() -> None:
         assert snapshot.references == {"section"}
         with pytest.raises(ConfigErrors, match="a variable that is set"):
             schema.read(layer, env=NO_ENV)
+
+
+def test_the_longer_of_two_secrets_is_blotted_out_whole() -> None:
+    assert blotted("say abcdef", ["abcd", "abcdef"]) == f"say {BLOT}"
+
+
+def test_a_wrong_value_with_a_secret_name_is_not_shown() -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        OPEN.read(values(texts={"api_key": 1234567}), env=NO_ENV)
+    assert str(caught.value) == "holdfast.toml texts.api_key: expected text; the value is secret"
+
+
+def test_values_with_secret_names_are_hashed_with_the_key() -> None:
+    document_with_key = values(texts={"api_key": WORD})
+    digests = {OPEN.read(document_with_key, env=NO_ENV, key=key).digest for key in (b"1", b"2")}
+    assert len(digests) == 2
+
+
+@dataclasses.dataclass
+class Optional:
+    main: Secret | None = None
+    number: Annotated[int, about("Of the card.", secret=True)] = 0
+
+
+OPTIONAL = Schema({"section": Optional})
+
+
+def test_an_empty_variable_is_no_secret() -> None:
+    for text, expected in (("", None), ("x", Secret("x"))):
+        found = OPTIONAL.read(from_environment({"HOLDFAST__SECTION__MAIN": text}), env=NO_ENV)
+        assert found["section"].main == expected
+
+
+def test_a_secret_that_is_a_number_is_hidden_too() -> None:
+    digests = set()
+    for key in (b"1", b"2"):
+        found = OPTIONAL.read(values(section={"number": 4321987}), env=NO_ENV, key=key)
+        assert found.redacted() == {"section": {"number": BLOT}}
+        digests.add(found.digest)
+    assert len(digests) == 2
+
+
+def test_a_model_that_refers_to_a_secret_is_read_anew() -> None:
+    schema = Schema({"section": Account})
+    given_document = values(section={"pin": {"env": "PIN"}})
+    before = schema.read(given_document, env={"PIN": "1111"})
+    after = schema.read(given_document, env={"PIN": "2222"}, previous=before)
+    assert after["section"].pin.get_secret_value() == "2222"
+
+
+def test_a_check_of_settings_that_quotes_a_secret_is_not_quoted() -> None:
+    class Careless(Settings, frozen=True):
+        pin: Annotated[int, about("p", secret=True)] = 0
+
+        def check(self) -> None:
+            if self.pin:
+                raise ConfigError("Careless pin", self.pin, "another one", hint=f"not {self.pin}")
+
+    with pytest.raises(ConfigErrors) as caught:
+        Schema({"section": Careless}).read(values(section={"pin": 12}), env=NO_ENV)
+    assert str(caught.value) == "holdfast.toml section.pin: expected another one; the value is secret"
+
+
+def test_secrets_of_what_was_taken_over_stay_secret() -> None:
+    first = {"match": "a", "token": WORD}
+    before = SCHEMA.read(values(routes=[first], settings={"database": WORD}), env=NO_ENV)
+    grown = values(routes=[first, {"match": "b"}], settings={"database": WORD})
+    after = SCHEMA.read(grown, env=NO_ENV, previous=before)
+    assert dict(after.secrets) == {("routes", 0, "token"): WORD, ("settings", "database"): WORD}
+    assert after.digest == SCHEMA.read(grown, env=NO_ENV).digest
+
+
+def test_a_table_that_only_looks_like_a_reference_is_shown_without_passwords() -> None:
+    found = OPEN.read(values(open={"x": {"env": "db://u:pass@h"}}), env=NO_ENV)
+    assert found.redacted() == {"open": {"x": {"env": "db://u:***@h"}}}
+
+
+def test_a_secret_that_changes_is_one_change() -> None:
+    before, after = (SCHEMA.read(values(settings={"database": word}), env=NO_ENV) for word in (WORD, "x" + WORD))
+    assert [str(change) for change in changes(before, after, SCHEMA).items] == [f"settings.database: {BLOT} -> {BLOT}"]

@@ -305,3 +305,33 @@ schema.json_schema()
 assert "pydantic" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    port: int = 1
+
+
+class Cat(pydantic.BaseModel):
+    meow: int
+
+
+class Dog(pydantic.BaseModel):
+    bark: int
+
+
+class Owner(pydantic.BaseModel):
+    pet: Cat | Dog
+    strict: Strict | None = None
+
+
+def test_a_name_that_a_model_forbids_itself_is_told_once() -> None:
+    assert mistakes(Schema({"settings": Strict}), prt=1) == [
+        "settings.prt: expected the name of a setting; did you mean port?"
+    ]
+
+
+def test_of_several_models_pydantic_takes_the_one_that_fits() -> None:
+    schema = Schema({"settings": Owner})
+    assert read(schema, pet={"bark": 1}).pet == Dog(bark=1)
+    assert read(schema, pet={"meow": 1}, strict={"port": 2}).strict == Strict(port=2)

@@ -130,7 +130,7 @@ class Live:
                 self.history.refused(error, version=version, at=self._clock.wall(), who=who, why=why)
                 self._write()
                 raise
-            snapshot = candidate.with_version(max(self.current.version, self.history.version) + 1)
+            snapshot = candidate.with_version(self.current.version + 1)
             self.watch.set(snapshot)
             self.history.applied(snapshot, found, at=self._clock.wall(), who=who, why=why)
             self._write()
