@@ -28,6 +28,8 @@ SECONDS: Final = 8.0
 FIRST: Final = 1.0
 """Seconds at the beginning that are shown on their own."""
 LOOK: Final = 0.05
+START_LIMIT: Final = 30.0
+"""Seconds in which the server must have answered the first requests."""
 WARM_UP: Final = 20
 """Requests, one after the other, before it begins."""
 CONNECTIONS: Final = 400
@@ -141,11 +143,12 @@ class OpenLoop:
 
     async def _warm_up(self) -> None:
         """The server is there once it answers."""
-        for _ in range(WARM_UP):
-            asked = len(self.served)
-            self._send(time.perf_counter())
-            while len(self.served) == asked:  # noqa: ASYNC110 - bounded by the server's end
-                await asyncio.sleep(0.001)
+        async with asyncio.timeout(START_LIMIT):
+            for _ in range(WARM_UP):
+                asked = len(self.served)
+                self._send(time.perf_counter())
+                while len(self.served) == asked:  # noqa: ASYNC110 - answers come without an event of their own
+                    await asyncio.sleep(0.001)
         self.served.clear()
 
     def _send(self, due: float) -> None:

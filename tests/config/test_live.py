@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,9 @@ def test_a_thread_that_is_stuck_refuses_until_it_has_ended() -> None:
         assert "an earlier call has not ended" in str(await refusal(live))
         assert len(calls) == 1
         release.set()
+        deadline = time.monotonic() + PATIENCE  # real time: the thread is real
         while live.current.version == 1:
+            assert time.monotonic() < deadline
             try:
                 await live.propose(BETTER, who="ann")
             except ConfigError:
