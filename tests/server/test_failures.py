@@ -77,6 +77,17 @@ def test_a_fault_of_the_app_is_logged_with_its_traceback_and_not_told(caplog: py
     assert failed == 1
 
 
+def test_an_error_that_blames_the_service_on_purpose_keeps_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    error = ServiceError(Code.INTERNAL, "The warehouse has burnt down.")
+    error.__cause__ = ValueError("smoke in aisle 7")
+    response, failed = failing(error)
+    assert msgspec.json.decode(response.body)["detail"] == "The warehouse has burnt down."
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "smoke in aisle 7" in caplog.text
+    assert failed == 1
+
+
 def test_a_cancellation_that_the_app_makes_is_a_fault_of_its_own() -> None:
     response, failed = failing(asyncio.CancelledError())
     assert (response.status, failed) == (500, 1)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from holdfast.core.codes import Code
 from holdfast.core.errors import Rejected
-from holdfast.core.failure import Failure, ServiceError
+from holdfast.core.failure import Failure
 from holdfast.service.problem import new_request_id, problem, problem_of
 
 if TYPE_CHECKING:
@@ -305,8 +305,8 @@ class Cycle:
         failure = INTERNAL if cancelled else state.errors.failure_of(exc)
         request_id = new_request_id()
         gone = self.disconnected
-        # What the app has told of, and what a policy has refused, is no fault of the app's.
-        fault = failure.status >= 500 and not isinstance(exc, Rejected | ServiceError)
+        # A refusal by a policy is no fault of the app's, and there may be thousands.
+        fault = failure.status >= 500 and not isinstance(exc, Rejected)
         state.failed += fault and not gone
         logger.log(
             logging.ERROR if fault and not gone else logging.INFO,  # an app may well trip over a client that left
