@@ -1,0 +1,1 @@
+"""One small service in five frameworks, each as its users write it."""
