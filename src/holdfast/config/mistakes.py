@@ -20,6 +20,8 @@ PLACE_TEXT_LIMIT: Final = 300
 """Characters of the name of a file or a variable that a message shows."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_STEP: Final = re.compile(r"""\.?([A-Za-z0-9_-]+)|\.?"((?:[^"\\]|\\.)*)"|\[([0-9]{1,9})\]""")
+_OWNER: Final = re.compile(r"""[^" ]+ (?=[^ ])""")
 _PART: Final = re.compile(r"""([A-Za-z0-9_-]+)|"((?:[^"\\]|\\.)*)"|'([^']*)'""")
 
 
@@ -104,3 +106,27 @@ def parse_place(text: str) -> tuple[str, ...]:
             break
         position += 1
     raise ValueError(f"{text[:80]!r} is not a path such as section.key")
+
+
+def steps_in(path: str) -> Place:
+    """The place that the ``path`` of a ``ConfigError`` names in what was read, without the name of its owner before it.
+
+    What is no path is one name. ``Breaker open`` is ``("open",)``, ``ship[1].retry.limit`` is four steps.
+    """
+    owner = _OWNER.match(path)
+    text = path[owner.end() :] if owner else path
+    steps: list[str | int] = []
+    position = 0
+    while position < len(text) and len(steps) < PLACE_LIMIT:
+        match = _STEP.match(text, position)
+        if match is None:
+            return (text,)
+        bare, quoted, number = match.groups()
+        try:
+            steps.append(
+                int(number) if number is not None else json.loads(f'"{quoted}"') if quoted is not None else bare
+            )
+        except ValueError:
+            return (text,)
+        position = match.end()
+    return tuple(steps)

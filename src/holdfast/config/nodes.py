@@ -37,11 +37,17 @@ class Leaf(msgspec.Struct, frozen=True):
 
 
 class Items(msgspec.Struct, frozen=True):
-    """A list. ``limits`` are pairs of ``min_length`` or ``max_length`` and a number."""
+    """A list. ``limits`` are pairs of ``min_length`` or ``max_length`` and a number.
+
+    ``rule`` raises ``ConfigError`` for items that do not go together. ``advice`` says of names that an item cannot have
+    what to write in their place.
+    """
 
     item: "Node"
     make: Callable[[list[Any]], Any]
     limits: tuple[tuple[str, int], ...] = ()
+    rule: Callable[[Any], object] | None = None
+    advice: Mapping[str, str] = {}
 
 
 class Mapped(msgspec.Struct, frozen=True):
@@ -132,7 +138,9 @@ class Nodes:
         if origin in (Union, types.UnionType):
             return self._either(arguments, metas)
         if origin in _MANY and (origin is not tuple or (len(arguments) == 2 and arguments[1] is ...)):
-            return Items(self.of(arguments[0]), _MANY[origin], _lengths(metas))
+            extra = extra_of(metas)
+            limits, advice = _lengths(metas), extra.get("advice", {})
+            return Items(self.of(arguments[0]), _MANY[origin], limits, extra.get("rule"), advice)
         if origin in _TABLES and arguments[0] is str:
             return Foreign(dict) if arguments[1] is Any else Mapped(self.of(arguments[1]))
         if isinstance(bare, type) and origin is None:

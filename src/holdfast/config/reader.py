@@ -7,7 +7,7 @@ import msgspec
 
 from holdfast.config.document import Document, Mark
 from holdfast.config.layers import table_in
-from holdfast.config.mistakes import ERRORS_LIMIT, ConfigErrors, Place, Shown, place_text
+from holdfast.config.mistakes import ERRORS_LIMIT, ConfigErrors, Place, Shown, each, place_text, steps_in
 from holdfast.config.nodes import (
     Either,
     Foreign,
@@ -137,19 +137,37 @@ class Reading:
         found = []
         for number, item in enumerate(value):
             inner = mark if texts else Mark(_no_text(mark)) if mark.origin.text else mark.of(number)
-            found.append(self.read(node.item, item, inner, (*place, number)))
+            found.append(self.item(node, item, inner, (*place, number)))
         if mark.origin.text:
             self._cover(place, text)
-        if self.total > before:
-            return FAILED
+        return FAILED if self.total > before else self.whole(node, found, place)
+
+    def item(self, node: Items, value: Any, mark: Mark, place: Place) -> Any:
+        """As ``read``, for one item of a list."""
+        if node.advice and isinstance(value, Mapping):
+            foreign = [name for name in value if name in node.advice]
+            if foreign:
+                for name in foreign:
+                    wanted = "another setting"
+                    self._note(place_text((*place, name)), None, wanted, (*place, name), node.advice[name])
+                self.read(node.item, {n: i for n, i in value.items() if n not in node.advice}, mark, place)
+                return FAILED
+        return self.read(node.item, value, mark, place)
+
+    def whole(self, node: Items, found: list[Any], place: Place) -> Any:
+        """The list of ``found``, all of which is sound by itself, or ``FAILED``."""
         for rule, limit in node.limits:
             if len(found) < limit if rule == "min_length" else len(found) > limit:
                 words = "least" if rule == "min_length" else "most"
                 return self.wrong(place, found, f"{phrase_of(node)}, at {words} {limit} of them")
         try:
+            if node.rule is not None:
+                node.rule(found)
             return node.make(found)
+        except ConfigError as error:
+            return self._inside(error, place)
         except TypeError:  # a set of what cannot be in one
-            return self._unfit(node, value, place)
+            return self._unfit(node, found, place)
 
     def _mapped(self, node: Mapped, value: Any, mark: Mark, place: Place) -> Any:
         if not isinstance(value, Mapping):
@@ -302,14 +320,16 @@ class Reading:
         return value
 
     def _inside(self, error: ConfigError, place: Place) -> Failed:
-        """A mistake that settings, or a reader of them, found themselves: their owner's name gives way to the place."""
-        inside = error.path.rpartition(" ")[2]
-        dot = "" if inside.startswith("[") or not inside else "."
-        first = inside.split(".")[0].split("[")[0]
-        quiet = (*place, first) in self.secrets or named_secret(first)
-        where = f"{place_text(place)}{dot}{inside}"
-        value, hint = (None, QUIET) if quiet else (error.value, error.hint)
-        return self._note(where, value, error.expected, (*place, first), hint)
+        """Mistakes that settings, or a reader of them, found themselves: their owner's name gives way to the place."""
+        for one in each(error):
+            steps = steps_in(one.path)
+            where = (*place, *steps)
+            names = [step for step in steps if isinstance(step, str)]
+            quiet = any(where[:length] in self.secrets for length in range(len(place), len(where) + 1))
+            quiet = quiet or any(map(named_secret, names))
+            value, hint = (None, QUIET) if quiet else (one.value, one.hint)
+            self._note(place_text(where), value, one.expected, where, hint)
+        return FAILED
 
 
 def blotted_error(error: ConfigError, secrets: Any) -> ConfigError:

@@ -98,10 +98,10 @@ class Schema:
             failed = False
             for number, item in enumerate(value):
                 known = number < len(before) and same(item, before[number])
-                read = made[number] if known else reading.read(node.item, item, mark.of(number), (name, number))
+                read = made[number] if known else reading.item(node, item, mark.of(number), (name, number))
                 failed = failed or read is FAILED
                 result.append(read)
-            return FAILED if failed else node.make(result)
+            return FAILED if failed else reading.whole(node, result, (name,))
         return reading.read(node, value, mark, (name,))
 
     def is_secret(self, place: Place) -> bool:

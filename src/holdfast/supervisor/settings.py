@@ -9,8 +9,9 @@ from holdfast.core.size import Size
 from holdfast.server.http.settings import HttpSettings
 
 
-def _about(text: str, **extra: object) -> Meta:
-    return Meta(description=text, extra=dict(extra))
+def _about(text: str, *, live: bool = False, **extra: object) -> Meta:
+    """``live``: a change takes hold in workers that run. All others need a new generation."""
+    return Meta(description=text, extra={"live": live, **extra})
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -80,10 +81,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     loop: Annotated[Literal["auto", "uvloop", "asyncio"], _about("Event loop of the workers.")] = "auto"
 
     access_log: Annotated[bool, _about("Log a line a request.")] = False
-    log_format: Annotated[Literal["auto", "text", "json"], _about("auto is text on a terminal, else JSON.")] = "auto"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("The least severe level logged.")] = (
-        "info"
-    )
+    log_format: Annotated[
+        Literal["auto", "text", "json"], _about("auto is text on a terminal, else JSON.", live=True)
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _about("The least severe level logged.", live=True)
+    ] = "info"
 
     @property
     def service_name(self) -> str:
