@@ -2,6 +2,15 @@
 
 A unix socket that only its owner may open. A request is one line of JSON, ``{"op": "reload"}``; the answer is any
 number of ``{"event": ...}`` lines and at last one ``{"result": ...}`` or ``{"error": ...}``.
+
+The commands for the configuration, with the types of their results in ``supervisor/configured.py``:
+
+- ``{"op": "config"}``: what holds now, ``ConfigStatus``;
+- ``{"op": "config-history"}``: what was proposed, ``ConfigHistory``;
+- ``{"op": "config-apply", "who": "ann", "why": "more traffic"}``: reads all layers now, ``ConfigApplied``;
+- ``{"op": "config-rollback", "version": 12, "who": "ann", "why": "..."}``: an earlier version again, ``ConfigApplied``.
+
+An error of the last two has a line in ``reason``; when there are several mistakes, ``detail`` has one to a line.
 """
 
 import asyncio
