@@ -38,7 +38,7 @@ def test_what_is_written_means_the_same(values: dict[str, Any]) -> None:
 
 
 def test_each_value_has_its_origin_behind_it() -> None:
-    lines = {("run", "app"): "holdfast.toml:2", ("run", "workers"): "HOLDFAST_WORKERS"}
+    lines: dict[Place, str] = {("run", "app"): "holdfast.toml:2", ("run", "workers"): "HOLDFAST_WORKERS"}
     text = plain(written({"run": {"app": "shop:app", "workers": 4}}, lambda place: lines.get(place, "")))
     assert text.splitlines() == [
         "[run]",
