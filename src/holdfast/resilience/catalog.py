@@ -111,7 +111,12 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def read(data: object, *, where: str = "pipeline", source: str = "", catalog: Catalog = CATALOG) -> Plan:
-    """Check ``data`` and read it. ``ConfigError`` names the path (``pipeline[1].retry.attempts``) and the value."""
+    """Check ``data`` and read it. ``ConfigError`` names the path (``pipeline[1].retry.attempts``) and the value.
+
+    A ``Plan`` comes back as it is.
+    """
+    if isinstance(data, Plan):
+        return data
     if not isinstance(data, Sequence) or isinstance(data, str | bytes):
         raise ConfigError(where, data, "a list of policies", source=source, hint=_EXAMPLE)
     if len(data) > POLICIES_LIMIT:
@@ -154,17 +159,21 @@ def reconfigure(
     where: str = "",
     source: str = "",
     catalog: Catalog = CATALOG,
+    origin: Sequence[tuple[Policy[Any], PolicySettings]] = (),
 ) -> None:
     """Make ``pipeline`` what ``data`` says, while calls are under way.
 
     A policy that stays, by kind and name, keeps its state and takes the new settings; of several alike the first
     stays the first. What only code can give (functions, shared budgets, clocks) stays unless the data says something
     else in its place; so does the classifier, where one was given by code. One that came from data goes when its row
-    does. ``ConfigError`` as ``read``, and then nothing has changed. Not for two
-    threads at once.
+    does. ``origin`` are policies that code gave once, and their settings then: one that data took out comes back with
+    its state, and what only code can give is taken from there. ``ConfigError`` as ``read``, and then nothing has changed.
+    Not for two threads at once.
     """
     plan = read(data, where=where or f"pipelines.{pipeline.name}", source=source, catalog=catalog)
+    given = {id(policy): settings for policy, settings in origin}
     left = list(pipeline.policies)
+    left += [policy for policy, _ in origin if not any(policy is other for other in left)]
     chosen: list[Policy[Any]] = []
     changed: list[tuple[Policy[Any], PolicySettings]] = []
     for kind, settings in plan.entries:
@@ -175,7 +184,7 @@ def reconfigure(
         else:
             left.remove(old)
             chosen.append(old)
-            changed.append((old, _with_code_of(old.settings, settings)))
+            changed.append((old, _with_code_of(given.get(id(old), old.settings), settings)))
     judge = pipeline.classifier
     if isinstance(judge, Written):
         judge = judge.instead_of

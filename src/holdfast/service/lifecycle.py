@@ -100,6 +100,7 @@ class Lifecycle:
                 service.check_needs()
                 await self._resources.start(service.declared_resources)
                 self.state.update(self._resources.values)
+                await service.resources_opened()
                 await self._lifespan.start(self.limits.startup)
                 self._background.start(service.declared_background, self._resources.values)
                 self.health.start(service.declared_checks, self._resources.values)
@@ -128,6 +129,7 @@ class Lifecycle:
             return StopReport()
         self.drain.begin("the service stops")
         limits = limits or self.limits
+        self.service.resources_closing()
         background = await self._background.stop(limits.background, limits.cancel)
         spawned = await self.service.drain_tasks(limits.tasks, limits.cancel)
         await self.health.stop(limits.cancel)

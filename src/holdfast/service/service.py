@@ -26,6 +26,7 @@ from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.drain import Drain, use_drain
 from holdfast.core.errors import BootError, ConfigError
 from holdfast.service.background import Background, Every, Restart
+from holdfast.service.configured import Configured
 from holdfast.service.declaration import asynchronous, named, needs_of, seconds
 from holdfast.service.health import Check
 from holdfast.service.interface import ASGIApp, Choice, Receive, Scope, Send, WSGIApp, detect
@@ -42,14 +43,14 @@ START_TIMEOUT: Final = "30s"
 STOP_TIMEOUT: Final = "10s"
 
 
-class Service:
+class Service(Configured):
     """A named service around ``app`` (ASGI, WSGI, or None for one that only works in the background).
 
     Declarations raise ``ConfigError`` at once when they are wrong, ``RuntimeError`` once the service runs.
     It is an ASGI application itself: under any ASGI server its lifespan starts and ends everything. With
     ``health_routes`` it answers /livez, /readyz and /startupz on its own port. It may be run again after
-    it has stopped. Declare in one thread; ``spawn`` and ``resources`` belong to the event loop that runs
-    it.
+    it has stopped. ``settings`` is the type of ``[settings]`` in its configuration: a msgspec struct, a dataclass or a
+    pydantic model. Declare in one thread; ``spawn`` and ``resources`` belong to the event loop that runs it.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Service:
         interface: Choice = "auto",
         clock: Clock = SYSTEM,
         health_routes: bool = False,
+        settings: Any = dict,
     ) -> None:
         if not isinstance(name, str) or not name.strip():
             raise ConfigError("name", name, "a name", "Service", 'write Service("orders", app)')
         if interface not in get_args(Choice):
             raise ConfigError("interface", interface, f"one of {', '.join(get_args(Choice))}", "Service")
+        super().__init__(settings, clock)
         self.name: Final = name
         self.app: Final = app
         self.clock: Final = clock
@@ -317,6 +320,10 @@ class Service:
             item.needs.check(self._resources, f"{type(item).__name__.lower()} {item.name!r}")
         for check in self._checks.values():
             check.needs.check(self._resources, f"check {check.name!r}")
+        self.check_listeners(self._resources)
+
+    def _open_resources(self) -> Mapping[str, Any]:
+        return self._values
 
 
 async def _no_application(scope: Scope, receive: Receive, send: Send) -> None:
