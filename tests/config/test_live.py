@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from config.sections import NO_ENV, SCHEMA, document, values
+from holdfast.config.diff import Changes
 from holdfast.config.document import Document
 from holdfast.config.history import History
 from holdfast.config.live import PENDING_LIMIT, READ_TIMEOUT, TURN_TIMEOUT, Live
@@ -532,3 +533,66 @@ def test_a_check_may_refuse_for_several_reasons() -> None:
         assert [error.path for error in (await refusal(live)).errors] == ["routes[0]", "routes[1]"]
 
     run(scene)
+
+
+def test_whoever_confirms_has_the_last_word_and_sees_what_it_would_become() -> None:
+    async def scene(live: Live, _: VirtualClock) -> None:
+        seen: list[tuple[int, list[str]]] = []
+
+        async def agree(snapshot: Snapshot, changes: Changes) -> None:
+            assert live.current.version == 1
+            seen.append((snapshot.version, [change.path for change in changes.items]))
+
+        async def refuse(snapshot: Snapshot, changes: Changes) -> None:
+            raise ConfigError("routes", None, "what worker 3 agrees to")
+
+        with pytest.raises(ConfigError, match="worker 3"):
+            await live.propose(BETTER, who="ann", confirm=refuse)
+        assert (live.current.version, live.history.entries[-1].verdict) == (1, "refused")
+        await live.propose(BETTER, who="ann", confirm=agree)
+        await live.propose(BETTER, who="ann", confirm=refuse)  # nothing changes: nobody is asked
+        assert seen == [(2, ["routes[0].match", "errors.x"])]
+        await live.rollback(1, who="bob", confirm=agree)
+        assert seen[-1][0] == live.current.version == 3
+
+    run(scene)
+
+
+def test_nobody_is_asked_to_confirm_what_a_check_refuses() -> None:
+    async def scene(live: Live, _: VirtualClock) -> None:
+        asked: list[int] = []
+
+        async def confirm(snapshot: Snapshot, changes: Changes) -> None:
+            asked.append(snapshot.version)
+
+        live.check(lambda snapshot: "no")
+        with pytest.raises(ConfigError):
+            await live.propose(BETTER, who="ann", confirm=confirm)
+        assert not asked
+
+    run(scene)
+
+
+def test_versions_may_be_somebody_elses() -> None:
+    async def scene() -> None:
+        live = Live(SCHEMA, GOOD, env=NO_ENV, version=41, key=b"k")
+        assert live.current.version == 41
+        assert (await live.propose(BETTER, who="ann", version=50)).snapshot.version == 50
+        await live.close()
+
+    asyncio.run(scene())
+
+
+def test_a_start_is_noted_as_good_only_when_that_is_said(tmp_path: Path) -> None:
+    async def scene() -> None:
+        live = Live(SCHEMA, GOOD, history=History(tmp_path), env=NO_ENV, noted=False)
+        await live.flush()
+        assert (live.history.entries, History(tmp_path).last_good) == ((), None)
+        live.note(who="start")
+        await live.close()
+        assert [entry.version for entry in live.history.entries] == [1]
+        found = History(tmp_path).last_good
+        assert found is not None
+        assert (found[0], found[1].values) == (1, GOOD.values)
+
+    asyncio.run(scene())

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -31,6 +31,8 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that closing waits for the disk."""
 
 Proposal: TypeAlias = Document | Callable[[], Document]
+Confirm: TypeAlias = Callable[[Snapshot, Changes], Awaitable[None]]
+"""The last word on a proposal, of somebody outside: with the snapshot as it would be. A ``ConfigError`` refuses."""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -51,7 +53,8 @@ class Live:
 
     Starts with ``document``; raises ``ConfigErrors`` when that is not good, before anything else happens. ``env`` is
     where secrets are looked up, by default the process's environment. ``key`` is for digests: that of the history
-    when there is one. Making one reads files, and writes the history.
+    when there is one. ``version`` is what the first snapshot gets, by default the one after the history's. Making one
+    reads files, and writes the history; without ``noted`` only ``note`` does, once it is known that the first is good.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Live:
         clock: Clock = SYSTEM,
         env: Mapping[str, str] | None = None,
         key: bytes = b"",
+        version: int | None = None,
+        noted: bool = True,
         who: str = "start",
         why: str = "",
     ) -> None:
@@ -71,7 +76,9 @@ class Live:
         self.key = key or (self.history.key if history is not None else secrets.token_bytes(32))
         self._clock = clock
         self._env = os.environ if env is None else env
-        first = schema.read(document, version=self.history.version + 1, env=self._env, key=self.key)
+        if version is None:
+            version = self.history.version + 1
+        first = schema.read(document, version=version, env=self._env, key=self.key)
         self.watch: Watch[Snapshot] = Watch(first)
         """The current snapshot, and a stream of later ones."""
         self._checks: list[Hook] = []
@@ -81,8 +88,9 @@ class Live:
         self._telling: asyncio.Task[tuple[str, ...]] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._reading: asyncio.Future[Snapshot] | None = None
-        self.history.applied(first, None, at=clock.wall(), who=who, why=why)
-        self.history.write()
+        if noted:
+            self.history.applied(first, None, at=clock.wall(), who=who, why=why)
+            self.history.write()
 
     @property
     def current(self) -> Snapshot:
@@ -110,8 +118,18 @@ class Live:
         """Ask all checks about what holds now. Raises ``ConfigErrors`` with all refusals."""
         await self._ask(self.current, frozenset(self.schema.sections))
 
-    async def propose(self, proposal: Proposal, *, who: str, why: str = "") -> Applied:
+    def note(self, *, who: str, why: str = "") -> None:
+        """Take what holds now into the history, and as the last good one: for one that was made not ``noted``."""
+        self.history.applied(self.current, None, at=self._clock.wall(), who=who, why=why)
+        self._write()
+
+    async def propose(
+        self, proposal: Proposal, *, who: str, why: str = "", version: int | None = None, confirm: Confirm | None = None
+    ) -> Applied:
         """Make ``proposal``, a document or a function that reads one, the configuration. One proposal at a time.
+
+        ``confirm`` is asked last, when all checks agree and something changes; it has no limit here. ``version`` is
+        what the snapshot gets, by default the next.
 
         Raises ``ConfigErrors`` with all that is wrong, or with all refusals of the checks; then nothing has changed.
         Raises ``Overloaded`` when ``PENDING_LIMIT`` others wait, or the turn does not come. A cancellation before
@@ -125,12 +143,14 @@ class Live:
                 if not found and candidate.digest == self.current.digest:
                     return Applied(self.current, found)
                 await self._ask(candidate, found.sections)
+                snapshot = candidate.with_version(self.current.version + 1 if version is None else version)
+                if confirm is not None:
+                    await confirm(snapshot, found)
             except ConfigError as error:
                 version = self.current.version
                 self.history.refused(error, version=version, at=self._clock.wall(), who=who, why=why)
                 self._write()
                 raise
-            snapshot = candidate.with_version(self.current.version + 1)
             self.watch.set(snapshot)
             self.history.applied(snapshot, found, at=self._clock.wall(), who=who, why=why)
             self._write()
@@ -139,13 +159,13 @@ class Live:
             deaf = await asyncio.shield(self._telling)
             return Applied(snapshot, found, not found.live, deaf)
 
-    async def rollback(self, version: int, *, who: str, why: str = "") -> Applied:
+    async def rollback(self, version: int, *, who: str, why: str = "", confirm: Confirm | None = None) -> Applied:
         """Propose the document of ``version`` again; it gets a new version. Files of secrets are read anew.
 
         Raises ``ConfigError`` for a version that is not kept; else as ``propose``.
         """
         reason = f"rollback to {version}{f': {why}' if why else ''}"
-        return await self.propose(lambda: self.history.document(version), who=who, why=reason)
+        return await self.propose(lambda: self.history.document(version), who=who, why=reason, confirm=confirm)
 
     async def flush(self) -> None:
         """Wait until the history is on the disk, or the disk has failed."""
