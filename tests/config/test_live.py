@@ -540,7 +540,7 @@ def test_whoever_confirms_has_the_last_word_and_sees_what_it_would_become() -> N
         seen: list[tuple[int, list[str]]] = []
 
         async def agree(snapshot: Snapshot, changes: Changes) -> None:
-            assert live.current.version == 1
+            assert live.current.version == snapshot.version - 1
             seen.append((snapshot.version, [change.path for change in changes.items]))
 
         async def refuse(snapshot: Snapshot, changes: Changes) -> None:
