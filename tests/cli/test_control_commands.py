@@ -99,7 +99,7 @@ def test_an_upgrade_whose_settings_are_wrong_is_refused_with_the_line(room: Room
     (room.directory / "holdfast.toml").write_text("[run]\nsurge = 0\n")
     refused = room.call("upgrade")
     assert refused.returncode == 1
-    assert "[run] surge: got 0, expected a whole number, at least 1" in refused.stderr
+    assert "run.surge: got 0, expected a whole number, at least 1" in refused.stderr
     assert room.status()["upgrades"] == 0
 
 

@@ -88,18 +88,63 @@ def test_variables_of_holdfast_itself_are_no_settings(
 def test_the_file_is_found_and_its_mistakes_have_a_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("holdfast.toml").write_text('[run]\napp = "a:b"\nwrokers = 3\n')
     line = complaint(capsys, "run")
-    assert "holdfast.toml [run] wrokers: expected the name of a setting; did you mean workers?" in line
+    assert "holdfast.toml:3 run.wrokers: expected the name of a setting; did you mean workers?" in line
 
 
 def test_a_sound_value_that_makes_no_sense_has_the_place_of_its_layer(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("service.toml").write_text('[run]\napp = "a:b"\nbind = ["80 80"]\n')
-    assert "service.toml [run] bind: got '80 80'" in complaint(capsys, "run", "--config", "service.toml")
+    assert "service.toml:3 run.bind: got '80 80'" in complaint(capsys, "run", "--config", "service.toml")
     monkeypatch.setenv("HOLDFAST_CONFIG", "service.toml")
     monkeypatch.setenv("HOLDFAST_BIND", "7 7")
     assert "HOLDFAST_BIND: got '7 7'" in complaint(capsys, "run")
     assert "--bind: got '6 6'" in complaint(capsys, "run", "--bind", "6 6")
+
+
+def test_a_setting_outside_of_its_table_is_told_where_it_belongs(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("holdfast.toml").write_text("workers = 3\n")
+    assert "holdfast.toml:1 workers: expected the name of a setting; move it below [run]" in complaint(
+        capsys, "run", "a:b"
+    )
+
+
+def test_all_mistakes_in_all_sections_are_told_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("holdfast.toml").write_text('[run]\nworkers = "x"\n[[routes]]\nmatch = "GET /"\nbulkhed = 3\n')
+    monkeypatch.setenv("HOLDFAST__ADMISSION__TENANT", "a b")
+    assert main(["run", "a:b", "--loop", "uvlop"]) == 2
+    told = capsys.readouterr().err
+    assert "holdfast: 4 mistakes\n" in told
+    assert "--loop: got 'uvlop'" in told
+    assert "holdfast.toml:2 run.workers: got 'x'" in told
+    assert "holdfast.toml:5 routes[0].bulkhed: expected the name of a setting; did you mean bulkhead?" in told
+    assert "HOLDFAST__ADMISSION__TENANT admission.tenant: got 'a b'" in told
+
+
+def test_directories_are_layers_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    Path("one/run.workers").write_text("many\n")
+    assert "one/run.workers run.workers: got 'many'" in complaint(capsys, "run", "a:b", "--config-dir", "one")
+    monkeypatch.setenv("HOLDFAST_CONFIG_DIR", "one:two")
+    Path("two/run.workers").write_text("0\n")
+    assert "two/run.workers run.workers: got 0" in complaint(capsys, "run", "a:b")
+    assert "none: expected a file that can be read" in complaint(capsys, "run", "a:b", "--config-dir", "none")
+
+
+def test_a_variable_may_name_its_table_too_but_not_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST__RUN__WORKERS", "many")
+    assert "HOLDFAST__RUN__WORKERS: got 'many'" in complaint(capsys, "run", "a:b")
+    monkeypatch.setenv("HOLDFAST_WORKERS", "2")
+    assert "HOLDFAST__RUN__WORKERS run.workers: expected one value; HOLDFAST_WORKERS gives another" in complaint(
+        capsys, "run", "a:b"
+    )
 
 
 def test_addresses_are_not_looked_at_when_the_service_manager_passes_sockets(

@@ -87,7 +87,7 @@ def test_help_tells_the_description_the_kind_and_the_default() -> None:
 
 def test_run_has_every_setting() -> None:
     names = {parameter.name for parameter in run.params}
-    assert names == {field.name for field in fields_of(Settings)} | {"config"}
+    assert names == {field.name for field in fields_of(Settings)} | {"config", "config_dir"}
 
 
 def test_every_command_of_the_list_is_in_the_help_without_being_imported(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,9 @@ import click
 from holdfast.cli.changes import saved
 from holdfast.cli.exitcode import START, CommandError
 from holdfast.cli.options import options_of
-from holdfast.cli.run import CONFIG_HELP
+from holdfast.cli.run import CONFIG_HELP, DIRECTORIES_HELP
 from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, read, rehearse, settle, take_over
-from holdfast.cli.settings import CONFIG_VARIABLE, SettingsSource
+from holdfast.cli.settings import CONFIG_VARIABLE, DIRECTORIES_VARIABLE, SettingsSource
 from holdfast.core.errors import ConfigError
 from holdfast.core.event import Event
 from holdfast.supervisor.master import EXIT_BOOT, Supervisor
@@ -42,13 +42,21 @@ SHOWN: Final = 3
 @options_of(Settings, argument="app")
 @click.option("--config", metavar="FILE", envvar=CONFIG_VARIABLE, type=click.Path(), help=CONFIG_HELP)
 @click.option(
+    "--config-dir",
+    metavar="DIRECTORY",
+    multiple=True,
+    envvar=DIRECTORIES_VARIABLE,
+    type=click.Path(),
+    help=DIRECTORIES_HELP,
+)
+@click.option(
     "--watch",
     multiple=True,
     metavar="DIRECTORY",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where a saved file causes a reload; --app-dir unless given. Repeatable.",
 )
-def dev(config: str | None, watch: tuple[Path, ...], **flags: Any) -> int:
+def dev(config: str | None, config_dir: tuple[str, ...], watch: tuple[Path, ...], **flags: Any) -> int:
     """Serve APP with one worker, and reload it when code, a template or a settings file is saved.
 
     A save that does not start prints the app's own error, and the code before it serves on. Unless flags say
@@ -57,7 +65,7 @@ def dev(config: str | None, watch: tuple[Path, ...], **flags: Any) -> int:
     demand(*ENGINE, "watchfiles")
     resumed = take_over()
     directory = settle(resumed)
-    source = SettingsSource(flags, config=config, directory=directory, presets=PRESETS)
+    source = SettingsSource(flags, config=config, directory=directory, presets=PRESETS, config_dirs=config_dir)
     settings = read(source, resumed)
     if resumed is not None and resumed.trial:
         rehearse(resumed, settings)

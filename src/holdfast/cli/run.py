@@ -8,12 +8,13 @@ import click
 from holdfast.cli.exitcode import START, CommandError
 from holdfast.cli.options import options_of
 from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, read, rehearse, settle, take_over
-from holdfast.cli.settings import CONFIG_VARIABLE, SettingsSource
+from holdfast.cli.settings import CONFIG_VARIABLE, DIRECTORIES_VARIABLE, SettingsSource
 from holdfast.core.errors import ConfigError
 from holdfast.supervisor.master import Supervisor
 from holdfast.supervisor.settings import Settings
 
-CONFIG_HELP = "Settings file, its table [run]; ./holdfast.toml when it is there."
+CONFIG_HELP = "Settings file; ./holdfast.toml when it is there."
+DIRECTORIES_HELP = "Directory of settings, as Kubernetes mounts them. Repeatable."
 
 
 @click.command(
@@ -28,11 +29,19 @@ Signals:  HUP reloads    USR2 upgrades the supervisor itself    TERM drains and 
 )
 @options_of(Settings, argument="app")
 @click.option("--config", metavar="FILE", envvar=CONFIG_VARIABLE, type=click.Path(), help=CONFIG_HELP)
-def run(config: str | None, **flags: Any) -> int:
+@click.option(
+    "--config-dir",
+    metavar="DIRECTORY",
+    multiple=True,
+    envvar=DIRECTORIES_VARIABLE,
+    type=click.Path(),
+    help=DIRECTORIES_HELP,
+)
+def run(config: str | None, config_dir: tuple[str, ...], **flags: Any) -> int:
     """Serve APP, an ASGI or WSGI application given as module:attribute, and lose no request."""
     demand(*ENGINE)
     resumed = take_over()
-    source = SettingsSource(flags, config=config, directory=settle(resumed))
+    source = SettingsSource(flags, config=config, directory=settle(resumed), config_dirs=config_dir)
     settings = read(source, resumed)
     if resumed is not None and resumed.trial:
         rehearse(resumed, settings)

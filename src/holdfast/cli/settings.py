@@ -1,15 +1,22 @@
 """Where the settings of ``run`` come from, and whether they make sense together, before anything starts."""
 
+import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from holdfast.config.settings import Origin, load_with_origins
+from holdfast.config.document import Document
+from holdfast.config.layers import VARIABLES, read_document
+from holdfast.config.mistakes import all_of, each, printable
+from holdfast.config.reading import read_text
+from holdfast.config.snapshot import Snapshot
 from holdfast.core.errors import ConfigError
+from holdfast.core.kinds import nearest
 from holdfast.supervisor.address import MAX_UNIX_PATH, parse_bind
+from holdfast.supervisor.configuration import make_schema
 from holdfast.supervisor.control import control_path
 from holdfast.supervisor.master import MAX_SCALE
 from holdfast.supervisor.settings import Settings
@@ -18,8 +25,11 @@ from holdfast.supervisor.worker import BEAT_INTERVAL
 DEFAULT_FILE: Final = "holdfast.toml"
 TABLE: Final = "run"
 CONFIG_VARIABLE: Final = "HOLDFAST_CONFIG"
+DIRECTORIES_VARIABLE: Final = "HOLDFAST_CONFIG_DIR"
+PREFIX: Final = "HOLDFAST_"
 OTHER_VARIABLES: Final = (
     CONFIG_VARIABLE,
+    DIRECTORIES_VARIABLE,
     "HOLDFAST_RESUME",
     "HOLDFAST_RUNTIME",
     "HOLDFAST_WORKER",
@@ -27,15 +37,23 @@ OTHER_VARIABLES: Final = (
 )
 """Variables with the prefix that are not settings."""
 
+NOWHERE: Final = "none"
+"""The ``state_dir`` that keeps nothing."""
+NAMES_SHOWN: Final = 12
+"""How many valid names a message lists when none is near."""
+
+_HEADER: Final = re.compile(r"\s*\[([A-Za-z0-9_-]+)\]")
+_ENTRY: Final = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*=\s*["']([^"'\\]*)["']""")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _MODES: Final = re.compile(r"(0o)?[0-7]{1,4}")
 
 
 class SettingsSource:
-    """Reads the settings, at the start and again for each reload: file and environment anew, with the same flags.
+    """Reads the layers of the configuration, at the start and again for each change, with the same flags.
 
     ``directory`` is what relative paths start from: a name, not a place, so that a deploy may swap a symlink.
-    ``config`` must exist when it is given. ``presets`` lie between the environment and the flags.
+    ``config`` and ``config_dirs`` must exist when they are given. ``presets`` lie between the environment and the
+    flags. Immutable; methods may be called from any thread, and read files.
     """
 
     def __init__(
@@ -45,31 +63,143 @@ class SettingsSource:
         config: str | None,
         directory: Path,
         presets: Mapping[str, object] | None = None,
+        config_dirs: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.config = config
+        self.directories = tuple(directory / name for name in config_dirs)
+        self.schema = make_schema()
         given = {name: value for name, value in flags.items() if value is not None and value != ()}
-        self._flags = {**(presets or {}), **given}
+        self._flags = {f"{TABLE}.{name}": value for name, value in {**(presets or {}), **given}.items()}
+        self._options = {f"{TABLE}.{name}": _option(name) for name in Settings.__struct_fields__}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that may hold settings, whether they are there or not."""
+        return (self.directory / (self.config or DEFAULT_FILE),)
 
     @property
     def file(self) -> Path | None:
         """The settings file, or None when none is given and none lies in the directory."""
-        if self.config:
-            return self.directory / self.config
-        found = self.directory / DEFAULT_FILE
-        return found if found.exists() else None
+        return self.files[0] if self.config or self.files[0].exists() else None
+
+    def document(self) -> Document:
+        """All layers as they are now. Raises ``ConfigErrors`` with all that is wrong in them."""
+        mistakes: list[ConfigError] = []
+        file = self.file
+        try:
+            document = read_document(
+                files=() if file is None else (file,),
+                directories=self.directories,
+                env=os.environ,
+                flags=self._flags,
+                aliases={variable: (TABLE, name) for variable, name in _variables().items()},
+                options=self._options,
+            )
+        except ConfigError as error:
+            mistakes = list(each(error))
+        mistakes += _strangers()
+        if mistakes:
+            raise all_of(mistakes)
+        return document
 
     def read(self) -> Settings:
-        """The settings of now, checked. Raises ConfigError."""
-        settings, origins = load_with_origins(
-            Settings, table=TABLE, file=self.file, env=os.environ, flags=self._flags, ignore_env=OTHER_VARIABLES
-        )
-        _Check(settings, origins, self.file, self.directory).run()
+        """The settings of now, checked. Raises ``ConfigErrors``, for all sections."""
+        return self.settings(self.document())
+
+    def settings(self, document: Document) -> Settings:
+        """Those that ``document`` holds, checked. Raises ``ConfigErrors``, for all sections."""
+        try:
+            snapshot = self.schema.read(document)
+        except ConfigError as error:
+            raise all_of(map(_plainly, each(error))) from None
+        self.check(snapshot)
+        settings: Settings = snapshot.run
         return settings
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise ``ConfigError`` for settings that are sound by themselves and make no sense together."""
+        _Check(snapshot.run, snapshot.document, self.directory).run()
 
     def control(self, settings: Settings) -> Path:
         """Where the control socket of a service with these settings is."""
         return _control(settings, self.directory)
+
+    def state(self, settings: Settings | None) -> Path | None:
+        """Where the history of a service is kept; None for nowhere. Without settings, by what can be guessed of them:
+        when they cannot be read, the history is what is needed."""
+        if settings is None:
+            settings = self._guessed()
+        return state_directory(settings, self.directory)
+
+    def _guessed(self) -> Settings:
+        texts = dict[str, str]()
+        with contextlib.suppress(ConfigError):
+            for table, name, text in _entries(read_text(self.files[0])):
+                if table == TABLE:
+                    texts[name] = text
+        texts.update({name: os.environ[variable] for variable, name in _variables().items() if variable in os.environ})
+        texts.update({name.removeprefix(f"{TABLE}."): str(value) for name, value in self._flags.items()})
+        app, name, state_dir = (texts.get(key, "") for key in ("app", "name", "state_dir"))
+        return Settings(app=app, name=name, state_dir=state_dir)
+
+
+def _option(name: str) -> str:
+    return "APP" if name == "app" else f"--{name.replace('_', '-')}"
+
+
+def _variables() -> dict[str, str]:
+    return {f"HOLDFAST_{name.upper()}": name for name in Settings.__struct_fields__}
+
+
+def _strangers() -> Iterator[ConfigError]:
+    """A complaint for each variable that begins as settings do and is none. Its value may be a secret."""
+    known = _variables()
+    for variable in sorted(os.environ):
+        short = variable.startswith(PREFIX) and not variable.startswith(VARIABLES)
+        if short and variable not in known and variable not in OTHER_VARIABLES:
+            # Compared without what all have in common, which makes all alike.
+            near = nearest(variable.removeprefix(PREFIX).lower(), known.values())
+            shown = ", ".join(sorted(known)[:NAMES_SHOWN])
+            hint = f"did you mean {PREFIX}{near.upper()}?" if near else f"there are {shown}, ..."
+            yield ConfigError(printable(variable), None, "the name of a setting", hint=hint)
+
+
+def _plainly(error: ConfigError) -> ConfigError:
+    """``error`` without the path in the document where the option or the variable says it already."""
+    if error.source.startswith(("--", "APP", PREFIX)) and error.path.startswith(f"{TABLE}."):
+        return ConfigError(error.source, error.value, error.expected, hint=error.hint)
+    if error.path.count(".") == 0 and error.path in Settings.__struct_fields__:
+        hint = f"move it below [{TABLE}]"
+        return ConfigError(error.path, error.value, error.expected, error.source, hint)
+    return error
+
+
+def _entries(text: str) -> Iterator[tuple[str, str, str]]:
+    """Table, name and text of the entries that are plain text, of TOML that may be broken elsewhere."""
+    table = ""
+    for line in text.splitlines():
+        if found := _HEADER.match(line):
+            table = found[1]
+        elif found := _ENTRY.match(line):
+            yield table, found[1], found[2]
+
+
+def state_directory(settings: Settings, directory: Path) -> Path | None:
+    """Where a service keeps the history of its configuration; None for nowhere.
+
+    The setting ``state_dir``; else what systemd gives the unit (``StateDirectory=``); else below the user's.
+    """
+    if settings.state_dir:
+        return None if settings.state_dir == NOWHERE else directory / settings.state_dir
+    if given := os.environ.get("STATE_DIRECTORY", "").partition(":")[0]:
+        return Path(given) / "holdfast"
+    home = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError:  # nobody's home
+        return None
+    return base / "holdfast" / settings.service_name
 
 
 def _control(settings: Settings, directory: Path) -> Path:
@@ -79,10 +209,9 @@ def _control(settings: Settings, directory: Path) -> Path:
 class _Check:
     """What one setting alone cannot tell. Every complaint names the layer that the value came from."""
 
-    def __init__(self, settings: Settings, origins: Mapping[str, Origin], file: Path | None, directory: Path) -> None:
+    def __init__(self, settings: Settings, document: Document, directory: Path) -> None:
         self._settings = settings
-        self._origins = origins
-        self._file = file
+        self._document = document
         self._directory = directory
 
     def run(self) -> None:
@@ -185,12 +314,9 @@ class _Check:
         return ConfigError(path, shown, expected, source, hint)
 
     def _place(self, name: str) -> tuple[str, str]:
-        match self._origins[name]:
-            case "flag":
-                return ("APP" if name == "app" else "--" + name.replace("_", "-")), ""
-            case "env":
-                return f"HOLDFAST_{name.upper()}", ""
-            case "file":
-                return name, f"{self._file} [{TABLE}]"
-            case _:
-                return name, ""
+        origin = self._document.origin((TABLE, name))
+        if self._document.get((TABLE, name)) is None:
+            return name, ""  # it is the default
+        if origin.layer in ("flag", "env"):
+            return origin.place, ""
+        return f"{TABLE}.{name}", str(origin)

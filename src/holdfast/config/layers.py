@@ -40,6 +40,7 @@ def read_document(
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
     aliases: Mapping[str, Place] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Document:
     """All layers as one document. ``ConfigErrors`` tells what is wrong in each of them. Reads files: it may block."""
     makers: list[Callable[[], Document]] = [
@@ -47,7 +48,7 @@ def read_document(
         *(functools.partial(from_file, file) for file in files),
         *(functools.partial(from_directory, directory) for directory in directories),
         lambda: from_environment(env or {}, aliases=aliases),
-        lambda: from_flags(flags or {}),
+        lambda: from_flags(flags or {}, options=options),
     ]
     documents: list[Document] = []
     errors: list[ConfigError] = []
@@ -108,8 +109,11 @@ def from_environment(env: Mapping[str, str], *, aliases: Mapping[str, Place] | N
     return leaves.document()
 
 
-def from_flags(flags: Mapping[str, object]) -> Document:
-    """Values by dotted path, as a command line gives them: text is bare text, None and () are absent."""
+def from_flags(flags: Mapping[str, object], *, options: Mapping[str, str] | None = None) -> Document:
+    """Values by dotted path, as a command line gives them: text is bare text, None and () are absent.
+
+    ``options`` are the names by which the command line knows them, for messages.
+    """
     leaves = _Leaves("flag")
     for name, value in flags.items():
         if value is None or value == ():
@@ -118,7 +122,7 @@ def from_flags(flags: Mapping[str, object]) -> Document:
             place = parse_place(name)
         except ValueError:
             raise ConfigError(printable(name), None, "a path such as section.key", source="flags") from None
-        leaves.add(place, value, name)
+        leaves.add(place, value, (options or {}).get(name, name))
     return leaves.document()
 
 

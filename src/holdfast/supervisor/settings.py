@@ -28,6 +28,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     admin: Annotated[str, _about("Address for health and status; none unless given.", metavar="ADDRESS")] = ""
     health: Annotated[bool, _about("Answer /livez, /readyz and /startupz on the service's own port too.")] = False
     control: Annotated[str, _about("Path of the control socket; by default in the runtime directory.")] = ""
+    state_dir: Annotated[
+        str,
+        _about(
+            "Where the history of the settings is kept; by default the user's directory for state, none for nowhere.",
+            metavar="DIRECTORY",
+        ),
+    ] = ""
     workers: Annotated[int | Literal["auto"], _about("Number of workers; auto follows the CPUs of the cgroup.")] = (
         "auto"
     )
@@ -106,6 +113,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "bind": ", ".join(self.bind),
             "admin": self.admin,
             "control": self.control,
+            "state_dir": self.state_dir,
             "backlog": str(self.backlog),
             "unix_mode": self.unix_mode,
             # Connections are handed from worker to worker as they are: encrypted or not.
