@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from holdfast.resilience.throttle import Throttle
     from holdfast.resilience.timeout import Timeout
     from holdfast.service.health import HealthReport
+    from holdfast.service.marks import route
     from holdfast.service.service import Service
 
 __version__ = "0.1.0"
@@ -76,6 +77,7 @@ __all__ = [
     "Code",
     "ServiceError",
     "Service",
+    "route",
     "HealthReport",
     "Drain",
     "current_drain",
@@ -115,6 +117,7 @@ _HOMES = {
     "resilience.throttle": ("Throttle",),
     "resilience.timeout": ("Timeout",),
     "service.health": ("HealthReport",),
+    "service.marks": ("route",),
     "service.service": ("Service",),
 }
 

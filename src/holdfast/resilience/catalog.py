@@ -167,7 +167,7 @@ def reconfigure(
     stays the first. What only code can give (functions, shared budgets, clocks) stays unless the data says something
     else in its place; so does the classifier, where one was given by code. One that came from data goes when its row
     does. ``origin`` are policies that code gave once, and their settings then: one that data took out comes back with
-    its state, and what only code can give is taken from there. ``ConfigError`` as ``read``, and then nothing has changed.
+    its state, and what only code can give is taken from there. ``ConfigError`` as ``read``, nothing has changed then.
     Not for two threads at once.
     """
     plan = read(data, where=where or f"pipelines.{pipeline.name}", source=source, catalog=catalog)

@@ -19,8 +19,9 @@ A parameter of such a function names the resource that it gets. Nothing runs bef
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, get_args, overload
 
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.drain import Drain, use_drain
@@ -35,6 +36,10 @@ from holdfast.service.report import TaskReport
 from holdfast.service.resources import Resource, Resources, order
 from holdfast.service.resources import declare as declare_resource
 from holdfast.service.tasks import CANCEL_SECONDS, Tasks
+
+if TYPE_CHECKING:  # most services mark no handlers
+    from holdfast.service.marks import RouteOptions
+    from holdfast.service.routes import Routes
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -80,6 +85,7 @@ class Service(Configured):
         self._tasks = Tasks()
         self._running = False
         self._serving: tuple[ASGIApp, Drain] | None = None
+        self._routes: Routes | None = None
 
     def __repr__(self) -> str:
         return f"Service({self.name!r})"
@@ -225,6 +231,33 @@ class Service(Configured):
             return function
 
         return declare
+
+    def route(self, match: str = "", **options: "Unpack[RouteOptions]") -> Callable[[F], F]:
+        """Declare settings of the route that the decorated handler serves, as ``holdfast.route``, which says more.
+
+        With ``match``, such as ``POST /orders``, the handler need not be in a table that can be read.
+        """
+
+        def declare(handler: F) -> F:
+            from holdfast.service.routes import Routes
+
+            self._routes = self._routes or Routes()
+            self._routes.declare(handler, match, options)
+            return handler
+
+        return declare
+
+    def routes_from_code(self) -> list[dict[str, Any]]:
+        """The routes that handlers of ``app`` have been given in code, as tables in the form of ``[[routes]]``.
+
+        Settings are checked as far as they can be without the server. ``BootError`` when a marked handler is in no
+        table of the app, when its path cannot be said as a pattern, or when two marks are for one route.
+        """
+        if self._routes is None and "holdfast.service.marks" not in sys.modules:
+            return []  # nobody has marked a handler
+        from holdfast.service.routes import Routes
+
+        return (self._routes or Routes()).found(self.app)
 
     def _add(self, where: dict[str, T], name: str, kind: str, item: T) -> None:
         if self._running:
