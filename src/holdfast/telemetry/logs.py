@@ -6,10 +6,8 @@ wrote it, and never holds it up: a stream that is closed, broken or not read cos
 
 import contextlib
 import errno
-import io
 import logging
 import os
-import select
 import sys
 import threading
 import time
@@ -20,11 +18,15 @@ from typing import Any, Final, Literal, TextIO
 
 import msgspec
 
+from holdfast.telemetry.outlet import PIECE, descriptor, put, reopened, writable
+
 Format = Literal["auto", "text", "json"]
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 TEXT_LABELS: Final[dict[str, str]] = {"worker": "w", "generation": "g"}
 """Labels that text shows with a letter in front (``w1 g3``); others appear as their bare value."""
+ACCESS: Final = "holdfast.access"
+"""The logger of the lines that there are for each request."""
 MESSAGE_LIMIT: Final = 256 * 1024
 """Characters of a message or a stack that are written; the rest is cut off."""
 PAUSE: Final = 0.001
@@ -89,9 +91,10 @@ class Handler(logging.Handler):
         self.stream = stream
         self.lost = 0
         """Lines that could not be written, or not to their end."""
+        self.torn = False
+        """What was written last is the beginning of a line that has lost its end. Belongs to ``lock``."""
         self._untold = 0
         self._why = ""
-        self._torn = False
         self._patience = PATIENCE
         self._patient_again = 0.0
 
@@ -122,22 +125,22 @@ class Handler(logging.Handler):
         return self._plain(about, f"{what} lost: {self._why}")
 
     def _write(self, line: str) -> None:
-        descriptor = _descriptor(self.stream)
-        if descriptor is None:
+        target = descriptor(self.stream)
+        if target is None:
             self._write_plainly(line + "\n")
             return
         # What was torn off ends here; a reader of lines must not take the rest for a part of it.
-        text = f"\n{line}\n" if self._torn else f"{line}\n"
+        text = f"\n{line}\n" if self.torn else f"{line}\n"
         data = memoryview(text.encode(self.stream.encoding, "backslashreplace"))
-        own = _reopen(descriptor) if os.isatty(descriptor) else None
+        own = reopened(target) if os.isatty(target) else None
         written = 0
         try:
             while written < len(data):
-                self._wait(descriptor)
+                self._wait(target)
                 # No more than a pipe that can be written to takes: a longer write could block in the middle.
-                piece = data[written : written + select.PIPE_BUF]
+                piece = data[written : written + PIECE]
                 try:
-                    written += _put(descriptor, piece) if own is None else os.write(own, piece)
+                    written += put(target, piece) if own is None else os.write(own, piece)
                 except BlockingIOError:  # too little room, or another process was faster
                     if self._patience <= 0:
                         raise
@@ -147,7 +150,7 @@ class Handler(logging.Handler):
             if own is not None:
                 os.close(own)
             if written:
-                self._torn = written < len(data)
+                self.torn = written < len(data)
         if self._patience < PATIENCE and time.monotonic() >= self._patient_again:
             self._patience = PATIENCE
 
@@ -158,17 +161,15 @@ class Handler(logging.Handler):
             self.stream.write(line.encode("ascii", "backslashreplace").decode("ascii"))
         self.stream.flush()
 
-    def _wait(self, descriptor: int) -> None:
+    def _wait(self, target: int) -> None:
         """Return when something can be written. Raises BlockingIOError when not soon; regular files always can."""
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        if poll.poll(0):
+        if writable(target):
             return
         if self._patience > 0:
             began = time.monotonic()
-            writable = poll.poll(self._patience * 1000)
-            self._spend(time.monotonic() - began if writable else PATIENCE)
-            if writable:
+            soon = writable(target, self._patience)
+            self._spend(time.monotonic() - began if soon else PATIENCE)
+            if soon:
                 return
         raise BlockingIOError(errno.EAGAIN, "nobody reads")
 
@@ -189,12 +190,15 @@ class Text(logging.Formatter):
 
     def __init__(self, labels: Mapping[str, object], *, colour: bool) -> None:
         super().__init__()
-        self._labels = "".join(f"{TEXT_LABELS.get(name, '')}{value} " for name, value in labels.items())
+        self.labels: Final = dict(labels)
+        self._labels = shown_labels(labels)
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        fields = "".join(f" {name}={value}" for name, value in _extra(record).items())
+        # An access line's message has in it what its fields have.
+        extra = {} if record.name == ACCESS else _extra(record)
+        fields = "".join(f" {name}={value}" for name, value in extra.items())
         # Continuation lines are indented: nobody can write a false line through a header or a path.
         message = _shown(f"{_cut(record.getMessage())}{_cut(fields)}")
         level = f"{record.levelname:<7}"
@@ -214,7 +218,7 @@ class Json(logging.Formatter):
 
     def __init__(self, labels: Mapping[str, object]) -> None:
         super().__init__()
-        self._labels = dict(labels)
+        self.labels: Final = dict(labels)
         self._encoder = msgspec.json.Encoder(enc_hook=str)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -224,7 +228,7 @@ class Json(logging.Formatter):
             "logger": record.name,
             "message": _cut(record.getMessage()),
         }
-        for name, value in (*self._labels.items(), *_extra(record).items()):
+        for name, value in (*self.labels.items(), *_extra(record).items()):
             line[f"{name}_" if name in self.FIXED else name] = value
         stack = _stack(record)
         if stack:
@@ -234,6 +238,11 @@ class Json(logging.Formatter):
         except (TypeError, ValueError, OverflowError, RecursionError):
             # Keys that are not text, lone surrogates, an object inside itself: keep the line, as text.
             return self._encoder.encode({_clean(name): _clean(value) for name, value in line.items()}).decode()
+
+
+def shown_labels(labels: Mapping[str, object]) -> str:
+    """How text has them, with a space behind each: ``shop w1 g3 ``."""
+    return "".join(f"{TEXT_LABELS.get(name, '')}{value} " for name, value in labels.items())
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -269,35 +278,6 @@ def _cut(text: str) -> str:
 
 def _clean(value: object) -> str:
     return _cut(str(value)).encode("utf-8", "backslashreplace").decode()
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    """Where a plain text file writes to; None for anything else, which may do more with a text than write it."""
-    if isinstance(stream, io.TextIOWrapper):
-        with contextlib.suppress(ValueError, OSError):  # closed, or in memory
-            return stream.fileno()
-    return None
-
-
-def _reopen(terminal: int) -> int | None:
-    """The same terminal, opened so that it never blocks: it says that it has room when there is some, not how much."""
-    try:
-        return os.open(os.ttyname(terminal), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:  # another user's, or another container's
-        return None
-
-
-def _put(descriptor: int, data: memoryview) -> int:
-    """Write without blocking where the system can promise it: another process may have filled the pipe just now."""
-    if sys.platform == "linux":
-        try:
-            return os.pwritev(descriptor, [data], -1, os.RWF_NOWAIT)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE):
-                raise
-    return os.write(descriptor, data)
 
 
 def _is_terminal(stream: TextIO) -> bool:
