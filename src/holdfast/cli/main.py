@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "scale": ("holdfast.cli.commands:scale", "Change the number of workers."),
     "stop": ("holdfast.cli.commands:stop", "Finish what is in flight and end."),
     "status": ("holdfast.cli.status:status", "Show the workers and how they are."),
+    "config": ("holdfast.cli.config:config", "Show, check and change the configuration."),
+    "routes": ("holdfast.cli.routes:routes", "Show the routes, and which one a request takes."),
     "events": ("holdfast.cli.events:events", "Show what happened, and what happens."),
     "demo": ("holdfast.cli.demo:demo", "Watch a shop survive reloads, crashes and hangs."),
     "completion": ("holdfast.cli.completion:completion", "Print the completion script of a shell."),

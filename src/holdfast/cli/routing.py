@@ -84,7 +84,10 @@ class Why(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """The route that a request takes, what it meets there, and what the others say. ``fits``: there is such a route."""
+    """The route that a request takes, what it meets there, and what the others say.
+
+    ``fits``: there is such a route. ``late`` is what it is told whose time limit has passed.
+    """
 
     method: str
     path: str
@@ -93,6 +96,7 @@ class Explanation(msgspec.Struct, frozen=True):
     fits: bool
     route: RouteRow
     why: str
+    late: str
     others: tuple[Why, ...]
 
 
@@ -145,6 +149,7 @@ class Routing:
             taken is not None,
             self.others if taken is None else self._rows[taken.pattern],
             "no route fits it" if taken is None else taken.why,
+            "{} {}".format(*self.refusal(TIMEOUT)),
             tuple(others),
         )
 

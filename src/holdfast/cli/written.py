@@ -47,7 +47,7 @@ def columns(lines: list[Line]) -> Iterator[tuple[str, str]]:
         block = lines[start:end]
         width = min(max((len(line.text) for line in block if line.origin), default=0), COLUMN_LIMIT)
         for line in block:
-            yield (line.text.ljust(width + 2), f"# {line.origin}") if line.origin else (line.text, "")
+            yield (f"{line.text.ljust(width)}  ", f"# {line.origin}") if line.origin else (line.text, "")
         start = end
 
 
@@ -76,7 +76,7 @@ def _table(values: Mapping[str, Any], place: Place, path: str, origin: Callable[
     for name, value in values.items():
         if name not in tables:
             comment = "# " if value is None else ""
-            yield Line(f"{comment}{_key(name)} = {inline(value)}", origin((*place, name)))
+            yield Line(f"{comment}{_key(name)} = {inline(value)}", _told(value, (*place, name), origin))
     for name, value in tables.items():
         inner, inside = (*place, name), f"{path}.{_key(name)}" if path else _key(name)
         if isinstance(value, Mapping):
@@ -106,15 +106,21 @@ def _in_one_line(value: Any, place: Place, origin: Callable[[Place], str]) -> bo
     return len(place) > 1 and len(inline(value)) <= INLINE_LIMIT and len(set(_origins(value, place, origin))) == 1
 
 
+def _told(value: Any, place: Place, origin: Callable[[Place], str]) -> str:
+    """Where ``value`` came from: for a list or a table that nobody told of, where the first value in it did."""
+    return origin(place) or next(_origins(value, place, origin), "")
+
+
 def _origins(value: Any, place: Place, origin: Callable[[Place], str]) -> Iterator[str]:
-    yield origin(place)
-    inside: Any = ()
-    if isinstance(value, Mapping):
-        inside = value.items()
-    elif isinstance(value, list):
-        inside = enumerate(value)
-    for key, item in inside:
-        yield from _origins(item, (*place, key), origin)
+    """Where each of the values came from that are in ``value``, which are no tables themselves."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _origins(item, (*place, name), origin)
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for number, item in enumerate(value):
+            yield from _origins(item, (*place, number), origin)
+    else:
+        yield origin(place)
 
 
 def _key(name: str) -> str:

@@ -1,0 +1,197 @@
+"""``holdfast routes``: what each route lets in, and which one a request takes."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from holdfast.cli.commands import as_json
+from holdfast.cli.exitcode import FAILED, CommandError
+from holdfast.cli.routing import Explanation, RouteRow, Routing, target
+from holdfast.cli.sources import Source, imported, schema_of, source_options
+from holdfast.cli.table import show_table
+from holdfast.cli.versions import print_json
+from holdfast.config.mistakes import Place
+from holdfast.config.snapshot import Snapshot
+from holdfast.core.errors import BootError
+from holdfast.core.errortable import ErrorTable
+from holdfast.server.admission.settings import AdmissionSettings, RouteSettings, read_routes
+
+COLUMNS: Final = ("match", "host", "headers", "policies, in order", "timeout", "criticality", "from")
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""What shells offer; any other may be written."""
+CODE: Final = "code"
+"""Where a route comes from that no file has."""
+
+
+class Header(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """``NAME=VALUE``, or as on the wire ``NAME: VALUE``."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[bytes, bytes]:
+        at = min((place for sign in "=:" if (place := value.find(sign)) > 0), default=0)
+        if not at:
+            self.fail(f"{value!r} is no header; write x-version=2", param, ctx)
+        name, text = value[:at].strip().lower(), value[at + 1 :].strip()
+        try:
+            return name.encode("ascii"), text.encode("latin-1")
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is no header: names are ASCII, values latin-1", param, ctx)
+
+
+def _complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(method) for method in METHODS if method.startswith(incomplete.upper())]
+
+
+@click.command()
+@click.argument("method", required=False, shell_complete=_complete_method)
+@click.argument("path", required=False)
+@click.option("--host", metavar="NAME", default="", help="The request's Host.")
+@click.option("--header", "headers", multiple=True, type=Header(), help="A header of the request. Repeatable.")
+@source_options
+@as_json
+def routes(
+    method: str | None,
+    path: str | None,
+    host: str,
+    headers: tuple[tuple[bytes, bytes], ...],
+    config: str | None,
+    config_dir: tuple[str, ...],
+    app: str | None,
+    as_json: bool,
+) -> None:
+    """Show the routes, the most specific first; with METHOD and PATH, which of them such a request takes and why.
+
+    \b
+    holdfast routes                                     all of them
+    holdfast routes /orders/7                           GET /orders/7
+    holdfast routes POST /orders --header x-version=2
+    holdfast routes GET https://shop.example/orders/7
+
+    Nothing need be running: it reads the files and variables of now. With --app it has the routes that the app
+    declares in its code too.
+    """
+    if method is not None and path is None:
+        method, path = "GET", method
+        if not path.startswith("/") and "://" not in path:
+            raise click.UsageError(f"a method and a path, or a path; write for example {path.upper()} /orders/7")
+    if path is None and (host or headers):
+        raise click.UsageError("--host and --header are of a request; name its method and path")
+    routing = _routing(config, config_dir, app)
+    if method is None or path is None:
+        if as_json:
+            print_json({"routes": routing.rows, "others": routing.others})
+        else:
+            _print_all(routing)
+        return
+    where, name = target(path, host)
+    found = routing.explain(method.upper(), where, name, headers)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found, routing.admission)
+
+
+def with_code(
+    routes: Sequence[RouteSettings], tables: Sequence[dict[str, Any]]
+) -> tuple[tuple[RouteSettings, ...], int]:
+    """The routes of the file, and behind them those of the code that it does not have by match or name.
+
+    And how many come from the file. Raises ``ConfigError`` for routes that do not go together.
+    """
+    known = {_shape(route) for route in routes} | {route.label for route in routes}
+    declared = [route for route in read_routes(tables, CODE) if not {_shape(route), route.label} & known]
+    return read_routes([*routes, *declared]), len(routes)
+
+
+def _routing(config: str | None, config_dir: tuple[str, ...], app: str | None) -> Routing:
+    loaded = imported(app)
+    snapshot = schema_of(loaded).read(Source(config, config_dir).document())
+    listed, count = with_code(snapshot.routes, [] if loaded is None else _declared(loaded))
+    origins = [_origin(snapshot, ("routes", number)) if number < count else CODE for number in range(len(listed))]
+    return Routing(snapshot.admission, listed, origins, ErrorTable(snapshot.errors))
+
+
+def _declared(app: Any) -> list[dict[str, Any]]:
+    from holdfast.service.service import Service
+
+    service = app if isinstance(app, Service) else Service("app", app)
+    try:
+        return service.routes_from_code()
+    except BootError as exc:
+        raise CommandError(FAILED, exc.reason, exc.detail) from exc
+
+
+def _shape(route: RouteSettings) -> Any:
+    """What it matches, whatever its placeholders are called."""
+    return msgspec.structs.replace(route.pattern(), text="")
+
+
+def _origin(snapshot: Snapshot, place: Place) -> str:
+    origin = snapshot.origin(place)
+    return "" if origin.layer == "default" else str(origin)
+
+
+def _print_all(routing: Routing) -> None:
+    for line in _process(routing.admission, routing.others):
+        click.echo(line)
+    rows = [_cells(row) for row in (*routing.rows, routing.others)]
+    # A column in which nobody has anything says nothing.
+    used = [index for index in range(len(COLUMNS)) if any(cells[index] for cells in rows)]
+    click.echo()
+    show_table([COLUMNS[index] for index in used], [[cells[index] for index in used] for cells in rows])
+
+
+def _process(admission: AdmissionSettings, others: RouteRow) -> list[str]:
+    """What is true of all routes."""
+    gates = ", ".join(map(str, others.gates)) or "none"
+    lines = [f"for all of the process: {gates}"]
+    if connections := admission.per_client.connections:
+        lines.append(f"connections of one client: {connections}")
+    believed = ", ".join(admission.trusted_proxies) or "nobody"
+    lines.append(f"believed about clients, deadlines and criticality: {believed}")
+    return lines
+
+
+def _cells(row: RouteRow) -> tuple[str, ...]:
+    gates = ", ".join(gate.name if gate.shared else str(gate) for gate in row.gates)
+    headers = ", ".join(f"{name}: {value}" for name, value in row.headers.items())
+    match = row.match if row.match != "*" or row.origin else f"({row.name})"
+    return match, row.host, headers, gates or "none", row.timeout or "none", row.criticality, row.origin
+
+
+def _print(found: Explanation, admission: AdmissionSettings) -> None:
+    route = found.route
+    request = " ".join((found.method, found.path, *([f"on {found.host}"] if found.host else [])))
+    click.secho(request, bold=True)
+    click.echo()
+    if found.fits:
+        more = [f"host {route.host}"] if route.host else []
+        more += [f"{name}: {value}" for name, value in route.headers.items()]
+        narrowed = f" ({', '.join(more)})" if more else ""
+        click.echo(f"it takes     {click.style(route.match + narrowed, fg='green', bold=True)}  {route.origin}")
+        if route.name != route.match + narrowed:
+            click.echo(f"which is     {route.name}")
+    click.echo(f"because      {found.why}")
+    click.echo(f"criticality  {route.criticality}")
+    if connections := admission.per_client.connections:
+        click.echo(f"connections  {connections} of one client")
+    click.echo()
+    steps = [(str(gate), f"{gate.status} {gate.reason}") for gate in route.gates]
+    if route.timeout:
+        steps.append((f"timeout({route.timeout})", found.late))
+    if steps:
+        click.echo("on its way it meets, in this order")
+        show_table(
+            ("", "gate", "refuses with"),
+            [(str(number), gate, refusal) for number, (gate, refusal) in enumerate(steps, 1)],
+        )
+    else:
+        click.echo("on its way it meets nothing")
+    if found.others:
+        click.echo()
+        click.echo("the others")
+        show_table(("route", "why not", "from"), [(why.match, why.why, why.origin) for why in found.others])
