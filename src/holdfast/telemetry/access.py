@@ -59,6 +59,11 @@ class AccessLog:
         self._refresh()
 
     @property
+    def enabled(self) -> bool:
+        """Whether lines are written at all; as of the last ``flush()``."""
+        return self._enabled
+
+    @property
     def lost(self) -> int:
         """Lines that were not written, or not to their end. What the handlers of others lose is not known here."""
         return self._lost + (self._buffer.lost if self._buffer is not None else 0)
@@ -137,7 +142,10 @@ class AccessLog:
         what = "1 access line was" if lines == 1 else f"{lines} access lines were"
         record = logging.LogRecord(ACCESS, logging.WARNING, __file__, 0, f"{what} lost: {why}", None, None)
         record.created = self._wall()
-        return (self._formatter or _PLAIN).format(record) + "\n"
+        try:
+            return (self._formatter or _PLAIN).format(record) + "\n"
+        except Exception:  # a label that cannot be shown: the bare message is still better than nothing
+            return record.getMessage() + "\n"
 
     def _lose(self, why: str) -> None:
         if self._buffer is not None:

@@ -62,7 +62,8 @@ def fields_of(request: Request) -> Fields:
     duration = int(seconds * 1e6) / 1000 if 0.0 <= seconds <= LONGEST else 0.0
     message = f"{method} {path} {status}"
     asked = query.decode("latin-1") if query else ""
-    return Fields(message, method, path, status, duration, asked, sent, client, request_id, route, reason)
+    size = sent if sent >= 0 else -1
+    return Fields(message, method, path, status, duration, asked, size, client, request_id, route, reason)
 
 
 class JsonLines:

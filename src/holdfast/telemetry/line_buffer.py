@@ -1,6 +1,6 @@
 """Lines that wait in memory until several of them go out at once, and are never waited for.
 
-The bounds are three: what gathers before a try, what stays when the reader is behind, and how long the end waits.
+Three things are bounded: what gathers before a try, what stays when the reader is behind, and how long the end waits.
 """
 
 import os
@@ -17,7 +17,6 @@ KEEP_LIMIT: Final = 192 * 1024
 """Bytes that are kept for a reader that is behind; what is beyond is lost, the newest lines first."""
 CLOSE_PATIENCE: Final = 0.05
 """Seconds that the end waits, all told, for a reader that is behind."""
-
 CLOSE_INTERVAL: Final = 0.005
 """Seconds between two tries within that time."""
 UNREAD: Final = "nobody read them"
@@ -27,17 +26,28 @@ NEWLINE: Final = 10
 class LineBuffer:
     """Lines on their way to the stream of ``handler``, among those that it writes itself.
 
-    ``notice`` makes the line that tells how many were lost, and why. It takes the place of those that it stands for,
-    once half of the room is free again. Lines go out in pieces of whole lines that a pipe takes whole or not at all,
-    so that those of other processes do not get into the middle. Nothing here raises, and only ``close()`` waits.
+    ``notice`` makes the line that tells how many were lost, and why; it must not raise. The line takes the place of
+    those that it stands for, once half of the room is free again. Lines go out in pieces of whole lines that a pipe
+    takes whole or not at all, so that those of other processes do not get into the middle. A file gets all at once.
+    Nothing here raises, and only ``close()`` waits, whatever the stream is, if it has a descriptor.
     Belongs to one thread. Others may log through ``handler``: while one of them does, the lines stay here.
     """
 
-    def __init__(self, handler: Handler, notice: Callable[[int, str], str], *, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        notice: Callable[[int, str], str],
+        *,
+        flush_size: int = FLUSH_SIZE,
+        keep: int = KEEP_LIMIT,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self.handler = handler
-        self.notice = notice
         self.lost = 0
         """Lines that were not written, or not to their end."""
+        self._notice = notice
+        self._flush_size = flush_size
+        self._keep = keep
         self._clock = clock
         self._lines: list[bytes] = []
         self._gathered = 0
@@ -55,7 +65,7 @@ class LineBuffer:
         """Take a line, with its line break. Writes when enough have gathered."""
         self._lines.append(line)
         self._gathered += len(line)
-        if self._gathered >= FLUSH_SIZE:
+        if self._gathered >= self._flush_size:
             self.flush()
 
     def lose(self, lines: int, why: str) -> None:
@@ -65,7 +75,7 @@ class LineBuffer:
         self._why = why
 
     def flush(self) -> None:
-        """Write what the reader has room for. What does not fit is kept, up to ``KEEP_LIMIT``."""
+        """Write what the reader has room for. What does not fit is kept, up to ``keep`` bytes."""
         lock = self.handler.lock
         free = lock is None or lock.acquire(blocking=False)
         try:
@@ -74,12 +84,12 @@ class LineBuffer:
             if free and lock is not None:
                 lock.release()
 
-    def close(self) -> None:
-        """Write all that is left, and wait ``CLOSE_PATIENCE`` for a reader that is behind; then the rest is lost.
+    def close(self, patience: float = CLOSE_PATIENCE) -> None:
+        """Write all that is left, and wait ``patience`` seconds for a reader that is behind; then the rest is lost.
 
         Blocks the thread for so long. Lines may still come afterwards, and need another ``flush()``.
         """
-        end = self._clock.now() + CLOSE_PATIENCE
+        end = self._clock.now() + patience
         self.flush()
         while (self._lines or self._rest) and (left := end - self._clock.now()) > 0:
             target = descriptor(self.handler.stream)
@@ -94,18 +104,18 @@ class LineBuffer:
         stuck = not may_write or not self._write()
         fresh = self._taken()
         if self._untold:
-            if len(self._rest) > KEEP_LIMIT // 2:
+            if len(self._rest) > self._keep // 2:
                 self.lose(fresh.count(b"\n"), self._why)
                 return
-            fresh = self.notice(self._untold, self._why).encode("utf-8", "backslashreplace") + fresh
+            fresh = self._notice(self._untold, self._why).encode("utf-8", "backslashreplace") + fresh
             self._notices += 1
             self._told += self._untold
             self._untold = 0
         self._rest += fresh
         if not stuck:
             self._write()
-        if len(self._rest) > KEEP_LIMIT:
-            kept = self._rest.rfind(b"\n", 0, KEEP_LIMIT) + 1
+        if len(self._rest) > self._keep:
+            kept = self._rest.rfind(b"\n", 0, self._keep) + 1
             self.lose(self._rest.count(b"\n", kept), UNREAD)
             self._rest = self._rest[:kept]
 
@@ -163,11 +173,14 @@ class LineBuffer:
                 if not written:
                     return
                 start += written
-                if data[start - 1] != NEWLINE:
+                if not whole and data[start - 1] != NEWLINE:
                     self.handler.torn = True
-                    self.lose(1, UNREAD)
+                    if data[start] != NEWLINE:
+                        self.lose(1, UNREAD)
                     start = self._rest.find(b"\n", start) + 1
         finally:
+            if start and data[start - 1] != NEWLINE:  # the disk is full
+                self.handler.torn = True
             self._rest = self._rest[start:]
             if own is not None:
                 os.close(own)
