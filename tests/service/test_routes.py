@@ -147,7 +147,7 @@ def test_a_mark_in_a_module_that_nobody_routes_is_named(module: types.ModuleType
 class Proxy:
     """Stands in for something that is not there yet, as Flask's ``request`` does."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattribute__(self, name: str) -> Any:
         raise RuntimeError("nobody may look at me")
 
 

@@ -127,29 +127,32 @@ def _marks_in_modules() -> list[Mark]:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in sys.stdlib_module_names and name != "__main__":
             continue
-        for value in list(vars(module).values()) if isinstance(module, types.ModuleType) else ():
+        if not issubclass(type(module), types.ModuleType):
+            continue
+        names = object.__getattribute__(module, "__dict__")  # a lazy module would be loaded by vars()
+        for value in list(names.values()):
             for mark in _marks_in(value, name):
                 found[id(mark)] = mark
     return list(found.values())
 
 
 def _marks_in(value: Any, module: str) -> Iterator[Mark]:
-    if not isinstance(value, type):
-        found = _function_in(value)
-        mark = getattr(found, MARK, None)
+    # By type(), not by isinstance() or getattr(): objects that stand in for others would begin to work.
+    if not issubclass(type(value), type):
+        mark = getattr(_function_in(value), MARK, None)
         if isinstance(mark, Mark):
             yield mark
-    elif value.__module__ == module:
+    elif vars(value).get("__module__") == module:
         own = vars(value).get(MARK)
         if isinstance(own, Mark):
             yield own
         for inner in list(vars(value).values()):
-            if not isinstance(inner, type):
+            if not issubclass(type(inner), type):
                 yield from _marks_in(inner, module)
 
 
 def _function_in(value: Any) -> types.FunctionType | None:
-    # By their types, not by getattr: objects that stand in for others would begin to work.
     kind = type(value)
-    found = innermost(value) if kind.__module__.partition(".")[0] == "litestar" else value
-    return found if isinstance(found, types.FunctionType) else None
+    if str(kind.__module__).partition(".")[0] == "litestar":
+        value = innermost(value)
+    return value if type(value) is types.FunctionType else None
