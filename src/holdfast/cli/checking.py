@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from holdfast.config.document import Document
+import msgspec
+
+from holdfast.config.document import Document, Mark
 from holdfast.config.mistakes import ConfigErrors, Place, all_of, place_text
 from holdfast.config.schema import Schema
 from holdfast.config.secret import is_reference
@@ -40,7 +42,8 @@ def check_all(schema: Schema, document: Document, app: Any = None, *, secrets: b
 def read_unresolved(schema: Schema, document: Document) -> Snapshot | None:
     """The snapshot of ``document``, in which secrets that are elsewhere need not be there.
 
-    None when nothing is wrong and it cannot be read without them. Raises ``ConfigErrors`` for all other mistakes.
+    None when it cannot be read without them. Raises ``ConfigErrors`` for all other mistakes, but for rules between
+    several settings of which such a secret is one.
     """
     try:
         return schema.read(document)
@@ -49,13 +52,14 @@ def read_unresolved(schema: Schema, document: Document) -> Snapshot | None:
         missing = [places[one.path] for one in error.errors if one.path in places]
         if not missing:
             raise
-    values: Any = document.values
+    values, mark = document.values, document.mark
     for place in missing:
-        values = _put(values, place, STAND_IN)
+        values, mark = _put(values, place, STAND_IN), _as_text(mark, place)
     try:
-        return schema.read(Document(values, document.mark))
+        return schema.read(Document(values, mark))
     except ConfigErrors as error:
-        others = [one for one in error.errors if one.path not in places]
+        touched = {place_text(place[:length]) for place in missing for length in range(len(place) + 1)}
+        others = [one for one in error.errors if one.path not in touched]
         if others:
             raise all_of(others) from None
         return None
@@ -76,6 +80,13 @@ def _references(value: Any, place: Place) -> Iterator[Place]:
     items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield from _references(item, (*place, key))
+
+
+def _as_text(mark: Mark, place: Place) -> Mark:
+    """``mark``, where the value at ``place`` is bare text, as a secret is that was looked up."""
+    if not place:
+        return Mark(msgspec.structs.replace(mark.origin, text=True))
+    return Mark(mark.origin, {**mark.inside, place[0]: _as_text(mark.of(place[0]), place[1:])})
 
 
 def _put(value: Any, place: Place, new: Any) -> Any:

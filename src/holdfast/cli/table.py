@@ -31,5 +31,9 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same as text, whatever the width of a terminal."""
     lines = [columns, *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    cells = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(SEPARATOR.join(line).rstrip() for line in cells)
+    return "\n".join(_joined(line, widths) for line in lines)
+
+
+def _joined(line: Sequence[str], widths: Sequence[int]) -> str:
+    filled = max((index for index, cell in enumerate(line, 1) if cell), default=0)
+    return SEPARATOR.join(cell.ljust(width) for cell, width in zip(line[:filled], widths, strict=False)).rstrip()
