@@ -72,6 +72,7 @@ def test_a_decorator_that_goes_round_in_a_circle_ends() -> None:
         ({"policies": "bulkhead"}, "policies: got 'bulkhead', expected a list of policies"),
         ({"policies": ["concurrency", {"bulkhead": "x"}]}, r"policies\[1\]\.bulkhead\.limit: got 'x'"),
         ({"policies": [{"bulkhed": 3}]}, "did you mean bulkhead"),
+        ({"bulkhead": {"limit": 3, "name": "a\0b"}}, "bulkhead.name: expected text without NUL"),
         ({}, "expected at least one setting"),
         ({"timeout": None}, "expected at least one setting"),
     ],
@@ -141,3 +142,12 @@ def test_all_that_a_route_may_have_is_taken_here_and_by_the_server() -> None:
     mark = mark_of(listed)
     assert mark is not None
     assert read_routes([{"match": "GET /", **mark.options}])[0].seconds == 2.0
+
+
+def test_a_mark_keeps_its_settings_whatever_becomes_of_those_given() -> None:
+    limit = {"rate": "5/s"}
+    function = route(rate_limit=limit)(fresh())
+    limit["rate"] = "9/s"
+    mark = mark_of(function)
+    assert mark is not None
+    assert mark.options == {"rate_limit": {"rate": "5/s"}}

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from holdfast.core.errors import BootError
 from holdfast.server.admission.settings import read_routes
 from holdfast.service.marks import route
+from holdfast.service.routes import condition
 from holdfast.service.service import Service
 
 
@@ -39,6 +40,7 @@ def test_a_route_that_says_its_match_needs_no_table() -> None:
         {"match": "GET /orders/{id}", "host": "shop.example.org", "name": "order"},
     ]
     assert [one.label for one in read_routes(tables)] == ["POST /orders", "order"]
+    assert tables[0].where == f"{__name__}:made"
     tables[0]["timeout"] = "9s"
     assert service.routes_from_code()[0]["timeout"] == "2s"
 
@@ -182,3 +184,15 @@ def test_no_framework_is_imported_that_the_app_does_not_use(tmp_path: Path) -> N
         assert not {"flask", "django", "litestar", "fastapi", "holdfast.server"} & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(text)], cwd=tmp_path, check=True, timeout=30)
+
+
+def test_entries_for_the_same_requests_have_the_same_condition() -> None:
+    one = condition({"match": "PUT|POST  /a/{id}/{rest...}", "host": "A.example.org", "headers": {"X-V": "2"}})
+    assert one == condition({"match": "POST|PUT /a/{number}/{r...}", "host": "a.example.org", "headers": {"x-v": "2"}})
+    others = [
+        {"match": "/a/{id}"},
+        {"match": "GET /a/{id}"},
+        {"match": "/a/{id...}"},
+        {"match": "/a/{id}", "host": "h"},
+    ]
+    assert len({condition(other) for other in [*others, {"match": 5, "headers": "x"}, {}]}) == 6

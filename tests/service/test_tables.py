@@ -259,9 +259,15 @@ def test_views_of_flask_that_are_classes() -> None:
         @route(timeout="2s")
         def head(self) -> None: ...
 
+    @route(timeout="3s")
+    class Each(flask.views.MethodView):
+        @route(timeout="2s")
+        def get(self) -> None: ...
+
+    app.add_url_rule("/each", view_func=Each.as_view("each"), methods=["GET"])
     app.add_url_rule("/orders", view_func=Orders.as_view("orders"))
     app.add_url_rule("/items", view_func=Items.as_view("items"))
-    assert sorted(matches(app)) == ["GET /items", "HEAD /items", "POST /orders"]
+    assert sorted(matches(app)) == ["GET /each", "GET /items", "HEAD /items", "POST /orders"]
 
 
 def test_paths_of_flask_that_no_pattern_says_ask_for_a_match() -> None:

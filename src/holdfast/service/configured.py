@@ -37,7 +37,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Configured:
-    """What ``Service`` inherits. Declare in one thread; ``bind`` belongs to the event loop, ``settings`` to any."""
+    """What ``Service`` inherits. Declare in one thread. ``settings`` may be read from any.
+
+    ``bind`` is for that thread before the event loop runs, or for the event loop.
+    """
 
     def __init__(self, settings: Any = dict, clock: Clock = SYSTEM) -> None:
         self.settings_type: Final = settings

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
 
+from holdfast.config.document import checked
 from holdfast.core.context import Criticality
 from holdfast.core.errors import ConfigError
 from holdfast.core.settings import placed, read_seconds, unknown
@@ -88,7 +89,7 @@ def made(handler: Any, match: str, options: Mapping[str, Any]) -> Mark:
         hint = 'write for example timeout="2s" or rate_limit="50/s"'
         raise ConfigError("route", None, "at least one setting", _source(where), hint)
     _check(given, _source(where))
-    return Mark(where, match, given)
+    return Mark(where, match, checked(given, _source(where)))
 
 
 def mark_of(endpoint: Any) -> Mark | None:

@@ -17,6 +17,27 @@ _EXAMPLE: Final = 'say it: match="POST /orders/{id}"'
 _NAME: Final = re.compile(r"\{[^}.]*(\.\.\.)?\}")
 
 
+class CodeRoute(dict[str, Any]):
+    """One entry in the form of ``[[routes]]``; ``where`` it stands in the code (``shop.orders:create``)."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+
+def condition(table: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an entry of ``[[routes]]`` is for, in a form that is equal for entries that are for the same requests.
+
+    The names of placeholders and the order of methods do not count. For values that nobody has checked, too.
+    """
+    words = str(table.get("match", "")).split()
+    methods = sorted(words[0].split("|")) if len(words) > 1 else []
+    path = _NAME.sub(r"{\1}", words[-1] if words else "")
+    headers = table.get("headers")
+    wanted = {str(n).lower(): str(v) for n, v in headers.items()} if isinstance(headers, Mapping) else {}
+    return tuple(methods), path, str(table.get("host", "")).lower(), tuple(sorted(wanted.items()))
+
+
 class Routes:
     """The routes that one service declares itself. Declare in one thread."""
 
@@ -27,7 +48,7 @@ class Routes:
         """``handler`` serves ``match``; without one it has to be in a table. Raises as ``holdfast.route``."""
         self._own.append(made(handler, match, options) if match else mark_with(handler, match, options))
 
-    def found(self, app: Any) -> list[dict[str, Any]]:
+    def found(self, app: Any) -> list[CodeRoute]:
         """The tables of all routes: those declared here, and those of marked handlers in the tables of ``app``.
 
         ``BootError`` names each marked handler that no table has, each whose path cannot be said, and two marks on one
@@ -41,6 +62,8 @@ class Routes:
         for line in lines:
             for mark, methods in _marks_on(line):
                 met.add(id(mark))
+                if line.methods and not methods:  # each method of the class has a mark of its own
+                    continue
                 if mark.match:
                     tables.append((mark, _table(mark, mark.match)))
                 elif line.trouble:
@@ -70,8 +93,6 @@ def _marks_on(line: Served) -> Iterator[tuple[Mark, frozenset[str]]]:
             if found is not None and (not line.methods or method in line.methods or method == "HEAD"):
                 methods -= {method}
                 yield found, frozenset({method})
-    if line.methods and not methods:
-        return
     # Without methods it is for those that are named nowhere else: routes that name one go before it.
     for endpoint in (line.endpoint, *views_of(line.endpoint)):
         found = mark_of(endpoint)
@@ -80,26 +101,24 @@ def _marks_on(line: Served) -> Iterator[tuple[Mark, frozenset[str]]]:
             return
 
 
-def _table(mark: Mark, match: str, host: str = "") -> dict[str, Any]:
-    table = {"match": match, **mark.options}
+def _table(mark: Mark, match: str, host: str = "") -> CodeRoute:
+    table = CodeRoute({"match": match, **mark.options}, mark.where)
     if host:
         table.setdefault("host", host)
     return table
 
 
-def _without_doubles(tables: Iterable[tuple[Mark, dict[str, Any]]], mistakes: list[str]) -> list[Any]:
-    """One table for each match; a mistake for two marks on one."""
-    kept: dict[Any, tuple[Mark, dict[str, Any]]] = {}
+def _without_doubles(tables: Iterable[tuple[Mark, CodeRoute]], mistakes: list[str]) -> list[tuple[Mark, CodeRoute]]:
+    """One table for each condition; a mistake for two marks on one."""
+    kept: dict[Any, tuple[Mark, CodeRoute]] = {}
     for mark, table in tables:
-        shape = _NAME.sub(r"{\1}", " ".join(table["match"].split()))
-        condition = shape, table.get("host", ""), tuple(sorted(table.get("headers", {}).items()))
-        other, _ = kept.setdefault(condition, (mark, table))
+        other, _ = kept.setdefault(condition(table), (mark, table))
         if other is not mark:
             mistakes.append(f"route on {mark.where}: {other.where} is marked too, and serves {table['match']} as well")
     return list(kept.values())
 
 
-def _with_names(tables: list[tuple[Mark, dict[str, Any]]]) -> list[dict[str, Any]]:
+def _with_names(tables: list[tuple[Mark, CodeRoute]]) -> list[CodeRoute]:
     """Names are told apart where one handler serves several paths: each has its own counters."""
     counts: dict[int, int] = {}
     for mark, _ in tables:

@@ -39,7 +39,7 @@ from holdfast.service.tasks import CANCEL_SECONDS, Tasks
 
 if TYPE_CHECKING:  # most services mark no handlers
     from holdfast.service.marks import RouteOptions
-    from holdfast.service.routes import Routes
+    from holdfast.service.routes import CodeRoute, Routes
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -247,8 +247,10 @@ class Service(Configured):
 
         return declare
 
-    def routes_from_code(self) -> list[dict[str, Any]]:
+    def routes_from_code(self) -> "list[CodeRoute]":
         """The routes that handlers of ``app`` have been given in code, as tables in the form of ``[[routes]]``.
+
+        ``where`` of each says on which handler it stands.
 
         Settings are checked as far as they can be without the server. ``BootError`` when a marked handler is in no
         table of the app, when its path cannot be said as a pattern, or when two marks are for one route.
