@@ -55,6 +55,7 @@ class AccessLog:
         self._formatter: logging.Formatter | None = None
         self._line: Callable[[float, Request], bytes] | None = None
         self._buffer: LineBuffer | None = None
+        self._add: Callable[[bytes], None]  # the buffer's; there is one before there is a short way
         self._lost = 0
         self._refresh()
 
@@ -107,10 +108,10 @@ class AccessLog:
             return
         try:
             request = (method, path, query, status, seconds, client, request_id, route, sent, reason)
-            if self._line is None or self._buffer is None:
+            if self._line is None:
                 _log(request)
             else:
-                self._buffer.add(self._line(self._wall(), request))
+                self._add(self._line(self._wall(), request))
         except Exception as error:  # a filter of the user's, or no text at all: a request must not fail over its line
             self._lose(type(error).__name__)
 
@@ -136,6 +137,7 @@ class AccessLog:
         if handler is not None:
             if self._buffer is None:
                 self._buffer = LineBuffer(handler, self._notice, clock=self._clock)
+                self._add = self._buffer.add
             self._buffer.handler = handler
 
     def _notice(self, lines: int, why: str) -> str:

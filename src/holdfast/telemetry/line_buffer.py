@@ -13,8 +13,8 @@ from holdfast.telemetry.outlet import PIECE, descriptor, is_file, put, reopened,
 
 FLUSH_SIZE: Final = 64 * 1024
 """Bytes that gather before they are written without waiting for the next ``flush()``. A pipe holds as much."""
-KEEP_LIMIT: Final = 192 * 1024
-"""Bytes that are kept for a reader that is behind; what is beyond is lost, the newest lines first."""
+KEEP_LIMIT: Final = 1024 * 1024
+"""Bytes that are kept for a reader that is behind: half a second of 5,000 requests a second. What is beyond is lost."""
 CLOSE_PATIENCE: Final = 0.05
 """Seconds that the end waits, all told, for a reader that is behind."""
 CLOSE_INTERVAL: Final = 0.005
@@ -163,8 +163,6 @@ class LineBuffer:
         start = 0
         try:
             while start < len(data):
-                if own is None and not whole and not writable(target):
-                    return
                 if self.handler.torn:  # these must not be taken for the end of what was torn off
                     self._put_piece(target, own, memoryview(b"\n"))
                     self.handler.torn = False

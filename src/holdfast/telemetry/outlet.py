@@ -47,8 +47,8 @@ def writable(descriptor: int, seconds: float = 0.0) -> bool:
 def put(descriptor: int, data: memoryview) -> int:
     """Write without waiting where the system can promise it; returns how many bytes were taken.
 
-    Where it cannot, a pipe that is ``writable`` takes ``PIECE`` bytes, unless another process is faster. Raises
-    BlockingIOError when nothing fits, any other ``OSError`` as the system has it. Safe from any thread.
+    Where it cannot, a pipe with room takes ``PIECE`` bytes at once, unless another process is faster. Raises
+    BlockingIOError when there is no room, any other ``OSError`` as the system has it. Safe from any thread.
     """
     if sys.platform == "linux":
         try:
@@ -60,4 +60,6 @@ def put(descriptor: int, data: memoryview) -> int:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE):
                 raise
+    if not writable(descriptor):
+        raise BlockingIOError(errno.EAGAIN, "nobody reads")
     return os.write(descriptor, data)
