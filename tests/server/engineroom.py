@@ -5,6 +5,7 @@ import contextlib
 import random
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,7 @@ import uvloop
 
 from holdfast.core.drain import Drain, use_drain
 from holdfast.core.errortable import ErrorTable
+from holdfast.server.admission.settings import AdmissionSettings, read_routes
 from holdfast.server.http.engine import HttpEngine
 from holdfast.server.http.settings import HttpSettings
 from holdfast.server.http.state import Listening
@@ -93,6 +95,12 @@ class Client:
     def close(self) -> None:
         self.writer.transport.abort()
 
+    def reset(self) -> None:
+        """End with RST in the place of FIN."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
 
 class Room:
     """An engine with its listener. ``failures`` are errors that reached the loop."""
@@ -146,7 +154,9 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     intake: Pair | None = None,
     sock: Any = None,
-    in_turn: bool = False,
+    admission: AdmissionSettings | None = None,
+    routes: Any = (),
+    exempt: Any = (),
     errors: ErrorTable | None = None,
     **settings: Any,
 ) -> AsyncIterator[Room]:
@@ -165,7 +175,9 @@ async def serving(
             intake=intake,
             rng=random.Random(1),
             tick=0.05,
-            in_turn=in_turn,
+            admission=admission,
+            routes=read_routes(routes),
+            exempt=exempt,
             errors=errors,
         )
         async with Room(engine, sock, drain) as room:

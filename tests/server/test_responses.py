@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from holdfast.core.drain import current_drain
-from holdfast.server.http.protocol import HttpProtocol
+from holdfast.server.http.protocol import FIN_GRACE, HttpProtocol
 from server.engineroom import LOOPS, Truncated, answer, read_body, request, run, serving, until
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -205,20 +205,22 @@ def test_pipelined_requests_are_answered_in_order() -> None:
 def test_a_half_closed_client_gets_the_answers_to_its_whole_requests(loop: str) -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         body = await read_body(receive)
-        await asyncio.sleep(0.02)
+        if scope["path"] == "/slow":
+            await asyncio.sleep(3 * FIN_GRACE)
         if body == b"2":
             assert (await receive())["type"] == "http.disconnect", "it may have left: the app is told"
         await answer(send, body)
 
     async def work() -> None:
-        async with serving(slow) as room:
-            client = await room.connect()
-            requests = [request("POST", "/", body=b"%d" % number) for number in range(3)]
-            await client.send(b"".join(requests) + requests[0][:20])
-            client.writer.write_eof()
-            assert [(await client.response()).body for _ in range(3)] == [b"0", b"1", b"2"]
-            assert await client.ended()
-            await until(lambda: not room.state.connections)
+        for path, must_finish in (("/slow", True), ("/", False)):
+            async with serving(slow, routes=[{"match": "*", "must_finish": must_finish}]) as room:
+                client = await room.connect()
+                requests = [request("POST", path, body=b"%d" % number) for number in range(3)]
+                await client.send(b"".join(requests) + requests[0][:20])
+                client.writer.write_eof()
+                assert [(await client.response()).body for _ in range(3)] == [b"0", b"1", b"2"]
+                assert await client.ended()
+                await until(lambda: not room.state.connections)
 
     run(work, loop)
 

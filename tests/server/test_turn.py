@@ -27,12 +27,11 @@ def test_requests_get_their_turn_and_every_one_is_answered(loop: str) -> None:
     async def main() -> None:
         app = App()
         app.go.set()
-        async with serving(app, in_turn=True) as room:
+        async with serving(app) as room:
             clients = [await room.connect() for _ in range(50)]
             answers = await asyncio.gather(*(client.get(f"/{number}") for number, client in enumerate(clients)))
             assert [found.status for found in answers] == [200] * 50
-            starter = room.state.starter
-            assert starter is not None
+            starter = room.state.entrance.starter
             await until(lambda: starter.running == 0)
             assert (starter.started, starter.refused, room.state.in_flight) == (50, 0, 0)
 
@@ -43,9 +42,8 @@ def test_requests_get_their_turn_and_every_one_is_answered(loop: str) -> None:
 def test_who_waits_for_too_long_is_told_so_and_keeps_its_connection(loop: str) -> None:
     async def main() -> None:
         app = App()
-        async with serving(app, in_turn=True) as room:
-            assert room.state.starter is not None
-            room.state.starter.limit = 1
+        async with serving(app) as room:
+            room.state.entrance.starter.limit = 1
             first, second = await room.connect(), await room.connect()
             began = asyncio.create_task(first.get("/first"))
             await until(lambda: app.paths == ["/first"])
@@ -66,9 +64,8 @@ def test_who_waits_for_too_long_is_told_so_and_keeps_its_connection(loop: str) -
 def test_the_body_of_a_refused_request_is_not_taken_for_the_next_one() -> None:
     async def main() -> None:
         app = App()
-        async with serving(app, in_turn=True) as room:
-            assert room.state.starter is not None
-            room.state.starter.limit = 1
+        async with serving(app) as room:
+            room.state.entrance.starter.limit = 1
             first, second = await room.connect(), await room.connect()
             began = asyncio.create_task(first.get("/first"))
             await until(lambda: app.paths == ["/first"])
@@ -86,9 +83,8 @@ def test_the_body_of_a_refused_request_is_not_taken_for_the_next_one() -> None:
 def test_a_client_that_leaves_while_it_waits_never_meets_the_app() -> None:
     async def main() -> None:
         app = App()
-        async with serving(app, in_turn=True) as room:
-            starter = room.state.starter
-            assert starter is not None
+        async with serving(app) as room:
+            starter = room.state.entrance.starter
             starter.limit = 1
             first, second = await room.connect(), await room.connect()
             began = asyncio.create_task(first.get("/first"))
@@ -109,9 +105,8 @@ def test_a_client_that_leaves_while_it_waits_never_meets_the_app() -> None:
 def test_what_waits_at_the_end_of_a_drain_is_answered() -> None:
     async def main() -> None:
         app = App()
-        async with serving(app, in_turn=True) as room:
-            starter = room.state.starter
-            assert starter is not None
+        async with serving(app) as room:
+            starter = room.state.entrance.starter
             starter.limit = 1
             starter.queue.patience = 60.0
             first, second = await room.connect(), await room.connect()
@@ -132,7 +127,7 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
     async def main() -> None:
         app = App()
         app.go.set()
-        async with serving(app, in_turn=True) as room:
+        async with serving(app) as room:
             client = await room.connect()
             await client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n" % number for number in range(5)))
             assert [(await client.response()).status for _ in range(5)] == [200] * 5

@@ -101,6 +101,7 @@ set_deadline: Final = _deadline.set
 reset_deadline: Final = _deadline.reset
 current_deadline: Final = _deadline.get
 """The deadline of the code that calls, absolute monotonic seconds; ``inf`` when there is none."""
+set_context: Final = _context.set
 current: Final = _context.get
 """The context of the code that calls."""
 

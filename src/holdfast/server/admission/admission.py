@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 from holdfast.core.call import IGNORED, OK, Call, Verdict
 from holdfast.core.clock import SYSTEM, Clock
-from holdfast.core.context import Context, Criticality
+from holdfast.core.context import EMPTY, Context, Criticality
 from holdfast.core.errors import DeadlineExceeded, Rejected
 from holdfast.core.policy import Gate
 from holdfast.server.admission.answers import too_many_connections
@@ -20,7 +20,7 @@ from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
 
 Leave: TypeAlias = Callable[[Call, Any], None]
 
-CONTEXTS: Final = {level: Context(criticality=level) for level in Criticality}
+CONTEXTS: Final = {level: Context(criticality=level) for level in Criticality} | {EMPTY.criticality: EMPTY}
 """Those of requests without a colour: made once."""
 
 
@@ -45,13 +45,20 @@ class Ticket:
     """One admitted request. ``exit`` must be called once, when its response has ended, whatever the end was.
 
     ``call`` has its deadline (absolute, ``inf`` when there is none) and its criticality; ``context`` is what is to
-    be current while it is worked on. ``client`` is the client's key and ``route`` the name of its route.
+    be current while it is worked on. ``client`` is the client's key and ``route`` the name of its route. With
+    ``must_finish`` its handler goes on when the client has gone.
     """
 
-    __slots__ = ("_admission", "_counted", "_ended", "_held", "call", "client", "context")
+    __slots__ = ("_admission", "_counted", "_ended", "_held", "call", "client", "context", "must_finish")
 
     def __init__(
-        self, admission: "Admission", call: Call, context: Context, client: str, held: list[tuple[Leave, Any]]
+        self,
+        admission: "Admission",
+        call: Call,
+        context: Context,
+        client: str,
+        held: list[tuple[Leave, Any]],
+        must_finish: bool,
     ) -> None:
         self._admission = admission
         self._counted: str | None = None
@@ -60,6 +67,7 @@ class Ticket:
         self.call = call
         self.client = client
         self.context = context
+        self.must_finish = must_finish
 
     @property
     def route(self) -> str:
@@ -198,7 +206,7 @@ class Admission:
             arrived,
         )
         held: list[tuple[Leave, Any]] = []
-        ticket = Ticket(self, call, context, client, held)
+        ticket = Ticket(self, call, context, client, held, lane.must_finish)
         try:
             if deadline <= now:
                 raise DeadlineExceeded("deadline", "its time was over when it came", None, None, lane.name)

@@ -23,6 +23,10 @@ NAME_LIMIT: Final = 64
 """Characters of a limit's name that a client is told."""
 READY_LIMIT: Final = 256
 """Answers, and policies of rates, that are kept ready. They are the server's own words, so there are not many."""
+RETRIED: Final = frozenset((429, 503))
+"""Refusals that pass, so that every client is told when to come back, ..."""
+RETRY_AFTER: Final = b"1"
+"""... in so many seconds where the policy does not know."""
 
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]|%")
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
@@ -33,7 +37,7 @@ class Answers:
 
     def __init__(self, table: ErrorTable | None = None) -> None:
         self._table = table or ErrorTable()
-        self._ready: dict[tuple[int, Code, str, str], tuple[bytes, bytes]] = {}
+        self._ready: dict[tuple[int, Code, str, str], tuple[int, bytes, bytes]] = {}
         self._rates: dict[tuple[str, float, float], tuple[bytes, bytes]] = {}
 
     def answer(
@@ -43,13 +47,13 @@ class Answers:
         defaults: Iterable[tuple[bytes, bytes]] = (),
         head: bool = False,
         close: bool = False,
-    ) -> bytes:
-        """The whole response to a request that ``error`` has refused, ready for the wire (HTTP/1.1).
+    ) -> tuple[int, bytes]:
+        """Status and the whole response to a request that ``error`` has refused, ready for the wire (HTTP/1.1).
 
         ``defaults`` are headers of every response. ``head`` leaves the body out, as a HEAD wants it. ``close`` says
         that the connection ends with it: when the request's body will not be read.
         """
-        start, body = self._head_and_body(error)
+        status, start, body = self._head_and_body(error)
         content = [start]
         for name, value in defaults:
             content += (name, b": ", value, b"\r\n")
@@ -58,7 +62,7 @@ class Answers:
         content.append(b"connection: close\r\n\r\n" if close else b"\r\n")
         if not head:
             content.append(body)
-        return b"".join(content)
+        return status, b"".join(content)
 
     def rate_fields(self, error: Rejected) -> list[tuple[bytes, bytes]]:
         """``ratelimit-policy`` and ``ratelimit``, as ASGI has headers; nothing for what is no rate limit's refusal."""
@@ -79,18 +83,20 @@ class Answers:
         left = b"%b;r=%d;t=%d" % (name, _whole(facts["remaining"]), max(_whole(wait), 1))
         return [(b"ratelimit-policy", policy), (b"ratelimit", left)]
 
-    def _head_and_body(self, error: Rejected) -> tuple[bytes, bytes]:
-        """Status line and the problem's headers, and its body."""
+    def _head_and_body(self, error: Rejected) -> tuple[int, bytes, bytes]:
+        """Status, its line and the problem's headers, and its body."""
         failure = self._table.failure_of(error)
         if failure.retry_after is not None or failure.details:
             status, headers, body = problem_of(failure)
-            return _head(status, headers), body
+            return status, _head(status, headers), body
         # An overload's refusals are those that have no hint, and those that have to be cheap.
         key = failure.status, failure.code, failure.reason, failure.message
         ready = self._ready.get(key)
         if ready is None:
             status, headers, body = problem_of(failure)
-            ready = _head(status, headers), body
+            if status in RETRIED:
+                headers.append((b"retry-after", RETRY_AFTER))
+            ready = status, _head(status, headers), body
             if len(self._ready) >= READY_LIMIT:
                 self._ready.clear()
             self._ready[key] = ready

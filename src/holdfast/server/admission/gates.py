@@ -25,6 +25,8 @@ class Lane(msgspec.Struct, frozen=True, eq=False):
     gates: tuple[Gate[Any], ...]
     seconds: float | None = None
     criticality: Criticality | None = None
+    must_finish: bool = False
+    """Whether its handler goes on when its client has gone."""
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
@@ -71,7 +73,7 @@ class Gates:
             present = tuple(gate for gate in gates if gate is not None)
             owned[name] = tuple(gate for gate in present if gate is not shared.get("concurrency"))
             first = (shared["clients"],) if "clients" in shared else ()
-            lanes.append(Lane(name, (*first, *present), route.seconds, route.level))
+            lanes.append(Lane(name, (*first, *present), route.seconds, route.level, route.must_finish))
         return Prepared(tuple(lanes), Lane(OTHERS, tuple(shared.values())), shared, tuple(changes), owned)
 
     def commit(self, prepared: Prepared) -> None:

@@ -46,6 +46,8 @@ UNIX: Final = "unix"
 _SECRET: Final = secrets.token_bytes(16)
 _WITH_PORT: Final = re.compile(r"([0-9.]+)(?::[0-9]{1,5})?|\[([0-9A-Fa-f:.]+)(?:%[^\]\s]{1,32})?\](?::[0-9]{1,5})?")
 _PAIR: Final = re.compile(r'\s*([A-Za-z]{1,32})\s*=\s*("(?:[^"\\]|\\.)*"|[^";\s]+)\s*(?:;|$)')
+_PROTO: Final = re.compile(rb"(?:^|;)\s*proto\s*=\s*\"?([a-z]+)")
+_SCHEMES: Final = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 
@@ -120,6 +122,21 @@ class Trust:
         """Likewise its whole IP address, for logs and the app; ``peer`` is that of the trusted peer."""
         found = self._find(headers)
         return peer if found is None else found[2]
+
+    def scheme(self, headers: Headers) -> str | None:
+        """``http`` or ``https``, as the last trusted proxy says that the client came; None when it says nothing.
+
+        By ``X-Forwarded-Proto``, or ``proto=`` of ``Forwarded``.
+        """
+        wanted = b"x-forwarded-proto" if self._plain else b"forwarded"
+        for name, value in reversed(headers):
+            if name == wanted:
+                last = value[-CHAIN_LIMIT:].rpartition(b",")[2].strip().lower()
+                if not self._plain:
+                    found = _PROTO.search(last)
+                    last = found[1] if found else b""
+                return _SCHEMES.get(last)
+        return None
 
     def _find(self, headers: Headers) -> tuple[str, bool, str] | None:
         """Key, trust and address of the last one, from the right, of whom a trusted proxy has told."""

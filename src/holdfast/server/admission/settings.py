@@ -11,7 +11,7 @@ from holdfast.core.rate import RATE, Rate
 from holdfast.core.settings import SecondsText, Settings, about, placed, read_table
 from holdfast.resilience.adaptive import AdaptiveLimitSettings
 from holdfast.resilience.ratelimit import RateLimitSettings
-from holdfast.server.admission.identity import Field, Trust, parse_key
+from holdfast.server.admission.identity import Field, Key, Trust, parse_key
 from holdfast.server.admission.patterns import Pattern, parse_pattern
 from holdfast.server.admission.routes import ROUTES_LIMIT, RouteTable
 from holdfast.server.admission.steps import ADVICE, CONCURRENCY, ORDER, POLICIES, Step, read_policy, read_step
@@ -58,6 +58,7 @@ class RouteSettings(Settings, frozen=True):
         about("How much it matters; trusted peers may ask for less. By default critical."),
     ] = None
     concurrency: Annotated[bool, about("Whether the process's limit counts it: not for streams that rest.")] = True
+    must_finish: Annotated[bool, about("Its handler goes on when its client has gone.")] = False
     rate_limit: Annotated[Given, about("So many requests in so much time.", reader=_reader("rate_limit"))] = None
     throttle: Annotated[Given, about("Refuses some while many fail.", reader=_reader("throttle"))] = None
     breaker: Annotated[Given, about("Refuses all while most fail.", reader=_reader("breaker"))] = None
@@ -156,7 +157,16 @@ def _read_concurrency(value: object) -> AdaptiveLimitSettings | None:
     return settings
 
 
+def _read_key(value: object) -> Key:
+    if isinstance(value, Key):
+        return value
+    if not isinstance(value, str):
+        raise ValueError
+    return parse_key(value)
+
+
 CLIENTS: Final = Reader(_read_clients, "a table with rate, burst and connections")
+FAIR_BY: Final = Reader(_read_key, "client, tenant, route or header:x-api-key")
 LIMIT: Final = Reader(_read_concurrency, "a table of settings of the adaptive limit, true or false")
 
 
@@ -175,9 +185,22 @@ class AdmissionSettings(Settings, frozen=True):
         AdaptiveLimitSettings | Mapping[str, Any] | str | bool | None,
         about("The adaptive limit of the whole process; false: none.", reader=LIMIT),
     ] = None
+    queue: Annotated[
+        bool,
+        about("Requests wait for their turn, fairly, and in an overload those that have waited too long are refused."),
+    ] = True
+    fair_by: Annotated[
+        Key | str, about("Between whom the queue is fair: tenant, client, route or header:NAME.", reader=FAIR_BY)
+    ] = Key("tenant")
     clients: Annotated[
         ClientsSettings | Mapping[str, Any], about("What each client address may use.", reader=CLIENTS)
     ] = ClientsSettings()
+
+    @property
+    def fair_key(self) -> Key:
+        """``fair_by``, as it has been read."""
+        assert isinstance(self.fair_by, Key)
+        return self.fair_by
 
     @property
     def per_client(self) -> ClientsSettings:

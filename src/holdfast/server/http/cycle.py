@@ -1,16 +1,19 @@
 """One request and its response."""
 
 import asyncio
-import http
 import logging
-import re
+from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from holdfast.core.call import FAILED, IGNORED, OK, Verdict
 from holdfast.core.codes import Code
-from holdfast.core.errors import Rejected
+from holdfast.core.context import EMPTY, set_context, set_deadline
+from holdfast.core.errors import DeadlineExceeded, Rejected
 from holdfast.core.failure import Failure
-from holdfast.service.problem import new_request_id, problem, problem_of
+from holdfast.server.admission.admission import Ticket
+from holdfast.server.http.response import Response
+from holdfast.service.problem import new_request_id, problem_of
 
 if TYPE_CHECKING:
     from holdfast.server.http.protocol import HttpProtocol
@@ -18,89 +21,68 @@ if TYPE_CHECKING:
 logger = logging.getLogger("holdfast.request")
 access_logger = logging.getLogger("holdfast.access")
 
-_BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
-_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"content-type"))
-_BODILESS = frozenset((204, 304))
 INTERNAL = Failure(Code.INTERNAL)
-_CANCELLED = "the worker's drain limit was reached"
+CUT_OFF = Failure(Code.UNAVAILABLE, "DRAIN_LIMIT", "the worker's drain limit was reached", retry_after=1.0)
+LATE = "the time for this request is over"
+DISCONNECT_GRACE = 1.0
+"""Seconds that an app which waits for ``http.disconnect`` has after it, before it is cancelled."""
 
 
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = http.HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
-
-
-STATUS_LINE = {status: _status_line(status) for status in range(100, 600)}
-
-
-def _turned_away(keep_alive: bool) -> bytes:
-    _, headers, body = problem(503, detail="The service has more to do than it can. Try again a little later.")
-    lines = [(b"retry-after", b"1"), *headers, *([] if keep_alive else [(b"connection", b"close")])]
-    return STATUS_LINE[503] + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
-
-
-TURNED_AWAY = {keep_alive: _turned_away(keep_alive) for keep_alive in (True, False)}
-"""Made beforehand: it has to be cheap when there is most to do. Without a date, which RFC 9110 allows a 5xx."""
-
-
-class Cycle:
+class Cycle(Response):
     """The ASGI side of one request: its ``receive`` and ``send``, and what becomes of an app that fails.
 
-    Belongs to one event loop. A cancellation of the task that runs it (only the drain limit does that) ends
-    the response as whole as it can and is raised on.
+    Belongs to one event loop. The task that runs it is cancelled at the request's deadline, when the client has gone,
+    and at the drain limit, which ends the response as whole as it can. The cancellation is raised on.
+    ``ticket`` is left when the response is complete or, if that comes first, when the app has ended.
     """
 
     __slots__ = (
         "body",
-        "chunked",
         "delivered",
         "disconnected",
         "ending",
         "event",
-        "event_stream",
-        "expect_continue",
-        "expected",
-        "keep_alive",
-        "more_body",
-        "protocol",
-        "response_complete",
-        "response_started",
-        "scope",
+        "heard",
+        "late",
+        "refusal",
         "started_at",
-        "status",
         "task",
+        "ticket",
+        "timer",
     )
 
     def __init__(
-        self, protocol: "HttpProtocol", scope: dict[str, Any], keep_alive: bool, expect_continue: bool
+        self,
+        protocol: "HttpProtocol",
+        scope: dict[str, Any],
+        keep_alive: bool,
+        expect_continue: bool,
+        ticket: Ticket | None,
     ) -> None:
-        self.protocol = protocol
-        self.scope = scope
-        self.keep_alive = keep_alive
-        self.expect_continue = expect_continue
+        super().__init__(protocol, scope, keep_alive, expect_continue)
+        self.ticket = ticket
+        self.refusal: Rejected | None = None  # why the app is not called
+        self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
         self.body = bytearray()
-        self.more_body = True
         self.delivered = False  # the app has had the last piece of the body
         self.event: asyncio.Event | None = None  # made when somebody waits; most requests never do
         self.disconnected = False
+        self.heard = False  # the app waits in ``receive``, or has been told of the end there
+        self.late = False
         self.ending = False
-        self.response_started = False
-        self.response_complete = False
-        self.event_stream = False
-        self.chunked = False
-        self.expected = -1  # bytes of the body still to come; -1: not declared
-        self.status = 0
         self.started_at = protocol.loop.time() if protocol.state.settings.access_log else 0.0
 
     async def run(self, app: Any) -> None:
         """Call the app. Whatever it raises ends this request and nothing else."""
         if self.disconnected:  # refused, or reset, before its turn came
             return
+        ticket = self.ticket
+        if ticket is not None:
+            if ticket.context is not EMPTY:
+                set_context(ticket.context)
+            if ticket.deadline < inf:
+                set_deadline(ticket.deadline)
         try:
             result = await app(self.scope, self.receive, self.send)
         except (asyncio.CancelledError, GeneratorExit) as exc:
@@ -126,6 +108,46 @@ class Cycle:
         finally:
             if not self.response_complete and not self.disconnected:
                 self.protocol.abandon(self)
+            if self.ticket is not None:
+                self.leave(FAILED if self.late or not self.disconnected else IGNORED)
+
+    # -- its end
+
+    def leave(self, verdict: Verdict) -> None:
+        """Leave admission: nothing of it is held any more."""
+        ticket, self.ticket = self.ticket, None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if ticket is not None:
+            ticket.exit(verdict)
+
+    def limit_time(self, seconds: float) -> bool:
+        """From now on it has so many seconds. False when that is none."""
+        if seconds > 0:
+            self.timer = self.protocol.loop.call_later(seconds, self.expire)
+        return seconds > 0
+
+    def expire(self) -> None:
+        """Its time is over: answer in the app's place, or end the response, and cancel the app.
+
+        The ticket is kept until the app has ended: what it holds is in use so long, in a thread perhaps.
+        """
+        self.timer = None
+        if self.response_complete or self.disconnected or self.event_stream:
+            return
+        protocol = self.protocol
+        logger.info("%s %s ran out of time", self.scope["method"], self.scope["path"])
+        if self.response_started:
+            protocol.abandon(self)
+        else:
+            route = "" if self.ticket is None else self.ticket.route
+            self.turn_away(DeadlineExceeded("deadline", LATE, None, None, route))
+        self.disconnected = self.late = True
+        if self.task is None:
+            self.leave(FAILED)
+        else:
+            self.task.cancel("the request's time is over")
 
     def feed(self, data: bytes) -> int:
         """Take a piece of the request's body; returns how much waits unread."""
@@ -138,10 +160,21 @@ class Cycle:
             self.event.set()
 
     def disconnect(self) -> None:
-        """The connection is gone."""
-        if not self.response_complete:
+        """The connection is gone, and with it whoever wanted the response."""
+        if not (self.response_complete or self.disconnected):
             self.disconnected = True
+            if self.task is None:
+                self.leave(IGNORED)
+            elif self.ticket is not None and not self.ticket.must_finish:
+                if self.heard:
+                    self.protocol.loop.call_later(DISCONNECT_GRACE, self._cancel)
+                else:
+                    self._cancel()
         self.wake()
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel("the client has gone")
 
     def end_stream(self) -> None:
         """Tell an event stream, through ``http.disconnect``, that it has to end; cancel it when it does not listen."""
@@ -172,7 +205,10 @@ class Cycle:
             if self.event is None:
                 self.event = asyncio.Event()
             self.event.clear()
+            self.heard = True
             await self.event.wait()
+            self.heard = self.disconnected
+        self.heard = True
         return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
@@ -199,102 +235,34 @@ class Cycle:
         else:
             raise RuntimeError(f"got the message {kind!r} after the response was complete")
 
-    def _start(self, status: int, headers: Any) -> None:
-        scope = self.scope
-        state = self.protocol.state
-        if state.closing and self.protocol.last_answer:
-            self.keep_alive = False
-        if self.expect_continue and self.more_body:
-            self.keep_alive = False  # nobody can tell whether the body will follow
-        self.chunked = False  # a start that failed over a bad header may have left it
-        self.expected = -1
-        if status < 200:
-            raise RuntimeError(f"{status} is no final status of a response")
-        content = [STATUS_LINE[status]]
-        for name, value in state.default_headers:
-            content += (name, b": ", value, b"\r\n")
-        declared = False
-        says_close = False
-        for name, value in headers:
-            if _BAD_NAME.search(name) or _BAD_VALUE.search(value):
-                raise RuntimeError(f"invalid character in the response header {name!r}: {value!r}")
-            name = name.lower()  # noqa: PLW2901
-            if name in _FRAMING:
-                if name == b"content-length":
-                    if declared or not value.isdigit():
-                        raise RuntimeError(f"the response declares its length twice, or wrongly: {value!r}")
-                    self.expected = int(value)
-                    declared = True
-                elif name == b"transfer-encoding" and value.lower() == b"chunked":
-                    if declared:
-                        raise RuntimeError("the response declares both a Content-Length and chunks")
-                    self.chunked = declared = True
-                    self.expected = -1
-                elif name == b"content-type":
-                    self.event_stream = value.startswith(b"text/event-stream")
-                    if self.event_stream and state.draining:
-                        self.protocol.loop.call_later(state.settings.stream_grace, self.end_stream)
-                elif name == b"connection" and b"close" in value.lower():
-                    self.keep_alive = False
-                    says_close = True
-            content += (name, b": ", value, b"\r\n")
-        if not declared and status not in _BODILESS and scope["method"] != "HEAD":
-            if scope["http_version"] == "1.0":
-                self.keep_alive = False  # an HTTP/1.0 client knows no chunks: the end of the connection ends the body
-            else:
-                self.chunked = True
-                content.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive and not says_close:
-            content.append(b"connection: close\r\n")
-        content.append(b"\r\n")
-        self.response_started = True
-        self.status = status
-        self.protocol.transport.write(b"".join(content))
-
-    def _write(self, body: bytes, more_body: bool) -> None:
-        write = self.protocol.transport.write
-        if self.scope["method"] == "HEAD" or self.status in _BODILESS:
-            self.expected = 0
-        elif self.chunked:
-            if body:
-                write(
-                    b"%x\r\n%b\r\n" % (len(body), body) if more_body else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-                )
-            elif not more_body:
-                write(b"0\r\n\r\n")
-        else:
-            if self.expected >= 0:
-                self.expected -= len(body)
-                if self.expected < 0:
-                    self.expected = 0
-                    raise RuntimeError("the response's body is longer than its Content-Length")
-            write(body)
-        if not more_body:
-            if self.expected > 0:
-                raise RuntimeError(f"the response's body is {self.expected} bytes shorter than its Content-Length")
-            self._complete()
-
     def _complete(self) -> None:
         self.response_complete = True
         self.wake()
+        if self.ticket is not None:
+            self.leave(OK if self.status < 500 else FAILED)
         if self.started_at:
             self._log_access()
         self.protocol.on_cycle_complete(self)
 
-    def turn_away(self) -> None:
-        """Answer 503 in the place of the app, which has not been called."""
+    def turn_away(self, error: Rejected) -> None:
+        """Answer ``error`` in the place of the app, which has not been called, or is about to be cancelled."""
         self.response_started = self.response_complete = True
-        self.status = 503
         protocol = self.protocol
-        if protocol.state.closing and protocol.last_answer:
+        state = protocol.state
+        if (state.closing and protocol.last_answer) or (self.expect_continue and self.more_body):
             self.keep_alive = False
-        protocol.transport.write(TURNED_AWAY[self.keep_alive])
+        self.status, answer = state.entrance.answers.answer(
+            error, defaults=state.default_headers, head=self.scope["method"] == "HEAD", close=not self.keep_alive
+        )
+        protocol.transport.write(answer)
+        if self.task is None:
+            self.leave(IGNORED)
         if self.started_at:
             self._log_access()
         protocol.on_cycle_complete(self)
 
-    def _answer(self, status: int, detail: str) -> None:
-        _, headers, body = problem(status, detail=detail)
+    def _answer(self, failure: Failure, request_id: str | None = None) -> None:
+        status, headers, body = problem_of(failure, request_id=request_id)
         self._start(status, headers)
         self._write(body, False)
 
@@ -319,16 +287,14 @@ class Cycle:
             extra={"request_id": request_id},
         )
         if not self.response_started and not gone:
-            status, headers, body = problem_of(failure, request_id=request_id)
-            self._start(status, headers)
-            self._write(body, False)
+            self._answer(failure, request_id)
 
     def _cut_off(self) -> None:
         if self.disconnected or self.response_complete:
             return
         if not self.response_started:
             self.keep_alive = False
-            self._answer(503, _CANCELLED)
+            self._answer(CUT_OFF)
         elif self.event_stream:
             self._finish_stream()
 

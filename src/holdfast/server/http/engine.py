@@ -6,24 +6,24 @@ import logging
 import random
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import Any, cast
 
 import msgspec
-from uvicorn.config import Config
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.drain import Drain
 from holdfast.core.errortable import ErrorTable
+from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
 from holdfast.server.http.closing import NEVER
 from holdfast.server.http.descriptors import most_connections
+from holdfast.server.http.entrance import Entrance
 from holdfast.server.http.migration import receive_connection
 from holdfast.server.http.protocol import HttpProtocol
 from holdfast.server.http.settings import HttpSettings
 from holdfast.server.http.state import EngineState, Listening
-from holdfast.server.http.turn import take_turns
+from holdfast.server.http.uvicorn_config import configured
 from holdfast.server.http.websocket import WebSocketProtocol
 
 logger = logging.getLogger("holdfast.http")
@@ -85,22 +85,27 @@ class HttpEngine:
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
         tick: float = TICK,
-        in_turn: bool = False,
+        admission: AdmissionSettings | None = None,
+        routes: Sequence[RouteSettings] = (),
         errors: ErrorTable | None = None,
+        exempt: Collection[str] = (),
     ) -> None:
         """``intake`` is the (receiving, sending) pair through which workers hand connections to each other.
 
-        ``in_turn``: requests wait for their turn, and those that have waited for too long in an overload are refused.
+        ``admission`` and ``routes`` say which requests are let in; ``ConfigError`` from ``start`` when they do not fit.
         ``errors`` tells what is answered for an exception that comes out of the app; the default knows Holdfast's own.
+        ``exempt`` are paths of health probes, which no policy refuses.
         """
         self.listeners = {listening.id: listening for listening in listeners}
         self.settings = settings
-        self.state = EngineState(settings, drain or Drain(), intake[1] if intake else None, errors)
+        self.state = EngineState(settings, drain or Drain(), intake[1] if intake else None, errors or ErrorTable())
+        self._admission = admission or AdmissionSettings()
+        self._routes = routes
+        self._exempt = frozenset(exempt)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._intake = intake[0] if intake else None
-        self._in_turn = in_turn
-        self._config = _configure(app, settings)
+        self._config = configured(app, settings)
         self._limit = settings.max_connections or most_connections()
         self._attaching: set[asyncio.Task[None]] = set()
         self._accepting = False
@@ -118,11 +123,23 @@ class HttpEngine:
         """Begin to accept. ``app_state`` is what the lifespan left for requests."""
         self._loop = asyncio.get_running_loop()
         self.state.app_state = app_state or {}
-        if self._in_turn:
-            take_turns(self.state, self._loop)
+        self.state.entrance = Entrance(
+            self._loop, self._clock, self._admission, self._routes, self.state.errors, self._exempt
+        )
         self._tick()
         self._accepting = True
         self._watch_sockets()
+
+    def configure(
+        self, admission: AdmissionSettings, routes: Sequence[RouteSettings], errors: ErrorTable | None = None
+    ) -> None:
+        """Let requests in by these from now on. ``ConfigError`` when they do not fit, and then nothing has changed.
+
+        Gates that stay keep what they have learned. Requests under way go on under what they have entered.
+        """
+        self.state.entrance.configure(admission, routes, errors)
+        if errors is not None:
+            self.state.errors = errors
 
     def lame_duck(self, on: bool = True) -> None:
         """Go on accepting and answering, and tell every client to open its next connection elsewhere."""
@@ -352,8 +369,7 @@ class HttpEngine:
 
     async def _cut(self) -> DrainReport:
         state = self.state
-        if state.starter is not None:
-            state.starter.clear()
+        state.entrance.clear()
         names = [f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in state.cycles.values()]
         names += [task.get_name() for task in state.tasks]
         tasks = {*state.cycles, *state.tasks}
@@ -370,29 +386,3 @@ class HttpEngine:
         if left:
             await asyncio.sleep(0)  # lets the loop close them
         return DrainReport(state.migrated, tuple(names), len(left))
-
-
-def _configure(app: Any, settings: HttpSettings) -> Config:
-    """uvicorn's Config, filled in rather than loaded: ``load`` would import, and call, the app."""
-    if settings.trusted_proxies:
-        app = ProxyHeadersMiddleware(app, trusted_hosts=list(settings.trusted_proxies))
-    config = Config(
-        app,
-        http=HttpProtocol,
-        ws=WebSocketProtocol,
-        log_config=None,
-        lifespan="off",
-        interface="asgi3",
-        root_path=settings.root_path,
-        ws_max_size=settings.ws_max_size,
-        ws_ping_interval=settings.ws_ping_interval or None,
-        ws_ping_timeout=settings.ws_ping_timeout or None,
-        workers=1,
-    )
-    config.loaded_app = app
-    config.http_protocol_class = HttpProtocol
-    config.ws_protocol_class = WebSocketProtocol
-    config.encoded_headers = []
-    config.ssl = None
-    config.loaded = True
-    return config

@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
-import re
+from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
 
-from holdfast.server.http.closing import CHECK_INTERVAL, NEVER, ClosingProtocol
+from holdfast.core.errors import BulkheadFull, Rejected
+from holdfast.server.admission.admission import Peer, Ticket
+from holdfast.server.http.closing import CHECK_INTERVAL, NEVER
 from holdfast.server.http.cycle import Cycle
-from holdfast.server.http.refusal import Refusal, body_too_large, header_too_large
+from holdfast.server.http.reading import ReadingProtocol
+from holdfast.server.http.refusal import Refusal, body_too_large
 from holdfast.server.http.state import EngineState
+from holdfast.server.http.websocket import WebSocketProtocol
 
 logger = logging.getLogger("holdfast.http")
 
@@ -20,17 +24,14 @@ BODY_HIGH_WATER = 64 * 1024
 """Unread bytes of a request's body at which reading from the connection pauses."""
 MAX_PIPELINED = 256
 """Requests of one connection that may wait for the answer before theirs."""
-MAX_FRAMING = 8
-"""Bytes received for a byte of body: the smallest chunk takes 6. More, past a head's worth, is padding or trailers."""
-READ_SIZE = 256 * 1024
-"""The most that a loop delivers at once."""
-
-_NOTED = frozenset((b"expect", b"content-length", b"host"))
-_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(?:\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
-_VERSIONS = frozenset(("1.1", "1.0"))
+FIN_GRACE = 0.01
+"""Seconds that a client which has closed its sending half has for the beginning of an answer. Go's net/http and nginx
+take it for gone at once."""
+KEPT_BODY = 64 * 1024
+"""Bytes of a refused request's body that are read and dropped so that its connection can stay."""
 
 
-class HttpProtocol(ClosingProtocol):
+class HttpProtocol(ReadingProtocol):
     """uvicorn's protocol with message boundaries known and deadlines swept.
 
     A connection is at a *boundary* when nothing of a request has been read that is not answered. Only there
@@ -43,17 +44,10 @@ class HttpProtocol(ClosingProtocol):
         super().__init__(config, server_state, loop)
         self.listener = listener
         self.active: Cycle | None = None  # the one being answered; self.cycle is the one being read
-        self.in_message = False
-        self.in_head = False
-        self.chunk_size = 0
-        self.mid_chunk = False  # an earlier message ended in the chunk that is being read
-        self.head_size = 0
-        self.raw_size = 0  # received since the head
-        self.body_size = 0
-        self.window_size = 0  # body bytes when the current body window began
-        self.refusal: Refusal | None = None
+        self.peer: Peer
+        self.admitted = False  # its connection is counted
+        self.ticket: Ticket | None = None  # of a WebSocket that is about to begin
         self.upgrading = False
-        self.hosts = 0
         self.migratable = False
         self.waiting: list[Cycle] = []  # pipelined requests, oldest first
 
@@ -63,6 +57,16 @@ class HttpProtocol(ClosingProtocol):
         super().connection_made(cast("asyncio.Transport", transport))
         self.migratable = self.scheme == "http" and self.state.intake is not None
         self.deadline = self.state.now + self.state.idle_limit
+        entrance = self.state.entrance
+        try:
+            self.peer = entrance.admission.connect(None if self.client is None else self.client[0])
+        except BulkheadFull as error:
+            self.state.refused += 1
+            _, answer = entrance.answers.answer(error, defaults=self.state.default_headers, close=True)
+            self.transport.write(answer)
+            self.finish(unread=True)
+            return
+        self.admitted = True
         if self.state.draining:  # accepted before the drain began, attached only now
             self.loop.call_soon(self.drain_step)
 
@@ -73,6 +77,8 @@ class HttpProtocol(ClosingProtocol):
                 cycle.disconnect()
         self.waiting.clear()
         self.connections.discard(self)
+        if self.admitted:
+            self.state.entrance.admission.disconnect(self.peer)
         self.state.moving.pop(self, None)
         self.flow.resume_writing()
         self.parser = cast("Any", None)
@@ -80,8 +86,9 @@ class HttpProtocol(ClosingProtocol):
             self.state.on_room()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's never keeps it open
-        """The peer sends nothing more. It may have left, or wait for its answers: those to whole requests still go out,
-        and the app hears ``http.disconnect`` once it has read the body."""
+        """The peer sends nothing more. Nearly always it has left; it may also wait for its answers, and nothing tells
+        the two apart: so what is not answered within ``FIN_GRACE`` ends, but for requests that must finish. The app
+        hears ``http.disconnect`` once it has read the body."""
         in_body = self.in_message and not self.in_head  # the rest of it never comes
         if self.scheme != "http" or self.lingering:
             return False  # TLS cannot be half closed
@@ -89,12 +96,23 @@ class HttpProtocol(ClosingProtocol):
             self.end(linger=False)
             return False
         if in_body:
-            self.waiting.pop()
+            self.waiting.pop().disconnect()
         self.half_closed = True
         last = self.waiting[-1] if self.waiting else self.active
         last.keep_alive = False
         self.active.wake()
+        self.loop.call_later(FIN_GRACE, self._give_up, self.active)
         return True
+
+    def _give_up(self, cycle: Cycle) -> None:
+        """The peer has had its time for an answer to ``cycle``."""
+        active = self.active
+        if active is None or self.transport.is_closing():
+            return
+        if active is cycle and not (cycle.response_started or (cycle.ticket is not None and cycle.ticket.must_finish)):
+            self.transport.close()
+        elif self.half_closed:
+            self.loop.call_later(FIN_GRACE, self._give_up, active)
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
@@ -102,100 +120,35 @@ class HttpProtocol(ClosingProtocol):
             self._set_deadline()
 
     @property
+    def answering(self) -> bool:
+        return self.active is not None
+
+    @property
     def busy(self) -> bool:
         return self.in_message or self.upgrading or self.active is not None
 
     # -- reading
 
-    def data_received(self, data: bytes) -> None:
-        if self.lingering or self.refusal is not None:
-            return  # the last answer is given or decided: what still comes is dropped
-        self.chunk_size = len(data)
-        self.mid_chunk = False
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
-                self.state.moving.pop(self, None)  # from here on it is another protocol's connection
-                self.handle_websocket_upgrade()
-            else:
-                self.cycle.keep_alive = False  # the parser is past the upgrade and reads no further request
-        except httptools.HttpParserError as exc:
-            refusal = exc.__context__
-            if not isinstance(refusal, Refusal):
-                if not isinstance(refusal, ValueError | httptools.HttpParserError | None):
-                    logger.error("a fault of the server itself, answered with 400", exc_info=exc)
-                refusal = Refusal(400, "The request is not valid HTTP/1.1.")
-            self.refuse(refusal)
-        else:
-            if self.in_message:
-                self._measure()
-
-    def _measure(self) -> None:
-        """Hold what is read of an unfinished message against the limits: the parser keeps a header until it ends."""
-        limit = self.settings.max_header_size
-        if self.in_head:
-            self.head_size = max(1, self.head_size + self.chunk_size)
-            if self.head_size > limit:
-                self.refuse(header_too_large(self.settings))
-        else:
-            self.raw_size += self.chunk_size
-            if self.raw_size > limit + READ_SIZE + MAX_FRAMING * self.body_size:
-                self.refuse(Refusal(400, "The request's body is mostly padding between its chunks."))
-
-    def on_message_begin(self) -> None:
-        self.in_message = self.in_head = True
-        self.head_size = -self.chunk_size if self.mid_chunk else 0
-        self.raw_size = self.body_size = self.window_size = 0
-        self.url = b""
-        self.expect_100_continue = False
-        self.hosts = 0
-        self.headers = []
-        if self.active is None:
-            self.deadline = self.state.now + self.settings.header_timeout
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.in_head:
-            return  # a trailer: ASGI has no place for it
-        name = name.lower()
-        if name in _NOTED:
-            if name == b"content-length":
-                limit = self.settings.max_body_size
-                if limit and len(value) <= 20 and int(value) > limit:
-                    raise body_too_large(self.settings)
-            elif name == b"host":
-                self.hosts += 1
-                if not _HOST.fullmatch(value):
-                    raise Refusal(400, "The Host header is not valid.")
-            elif value.lower() == b"100-continue":
-                self.expect_100_continue = True
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
-        settings = self.settings
-        if self.head_size > 0 or self.chunk_size > settings.max_header_size:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > settings.max_header_size:
-                raise header_too_large(self.settings)
+        version = self.checked_version()
         parser = self.parser
-        version = parser.get_http_version()
-        if version not in _VERSIONS:
-            raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are served here.")
-        if self.hosts > 1 or (self.hosts == 0 and version == "1.1"):  # RFC 9112, 3.2
-            raise Refusal(400, f"The request has {self.hosts} Host headers, it needs one.")
         url = httptools.parse_url(self.url) if self.url != b"*" else None
         raw_path = (url.path or b"/") if url is not None else b"*"
         path = raw_path.decode("ascii")
         if "%" in path:
             path = unquote(path)
+        method = parser.get_method().decode("ascii")
+        client, scheme = self.client, cast("str", self.scheme)
+        if self.peer.trusted:
+            client, scheme = self.state.entrance.claimed(self.peer, client, scheme, self.headers)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": version,
             "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "method": parser.get_method().decode("ascii"),
+            "client": client,
+            "scheme": scheme,
+            "method": method,
             "root_path": self.root_path,
             "path": self.root_path + path,
             "raw_path": self.root_path.encode() + raw_path,
@@ -208,14 +161,25 @@ class HttpProtocol(ClosingProtocol):
         if parser.should_upgrade() and self._should_upgrade():
             if self.active is not None:
                 raise Refusal(400, "A WebSocket cannot begin before the requests ahead of it are answered.")
-            self.upgrading = True
+            self._admit_websocket(scope)
             return
         if len(self.waiting) >= MAX_PIPELINED:
             raise Refusal(400, f"More than {MAX_PIPELINED} requests are pipelined on this connection.")
         self.in_head = False
         self.state.received += 1
         modern = version == "1.1"
-        cycle = Cycle(self, scope, modern and parser.should_keep_alive(), modern and self.expect_100_continue)
+        entrance = self.state.entrance
+        ticket = refused = None
+        if path not in entrance.exempt:
+            try:
+                ticket = entrance.admission.enter(method, path, self.host, self.headers, self.peer, entrance.now())
+            except Rejected as error:
+                refused = error
+        keep_alive = modern and parser.should_keep_alive()
+        cycle = Cycle(self, scope, keep_alive, modern and self.expect_100_continue, ticket)
+        if refused is not None:
+            cycle.refusal = refused
+            cycle.keep_alive = keep_alive and not self._has_large_body()
         self.cycle = cast("Any", cycle)
         if self.active is None:
             self.deadline = NEVER
@@ -244,7 +208,7 @@ class HttpProtocol(ClosingProtocol):
             if not self.flow.write_paused:
                 self.deadline = NEVER
             cycle.wake()
-        elif self.active is None:
+        elif self.active is None and not self.ending:
             self._rest()
 
     def resume_reading(self) -> None:
@@ -258,7 +222,33 @@ class HttpProtocol(ClosingProtocol):
 
     def _run(self, cycle: Cycle) -> None:
         self.active = cycle
-        self.state.submit(cycle)
+        self.state.entrance.submit(cycle)
+
+    def _has_large_body(self) -> bool:
+        """Whether what comes after the headers is not worth reading just to keep the connection."""
+        return self.length > KEPT_BODY or any(name == b"transfer-encoding" for name, _ in self.headers)
+
+    def _admit_websocket(self, scope: dict[str, Any]) -> None:
+        """A WebSocket's ticket, before its protocol takes over; raises what ends the parser when it is refused."""
+        entrance = self.state.entrance
+        try:
+            self.ticket = entrance.admission.enter(
+                "GET", scope["path"][len(self.root_path) :], self.host, self.headers, self.peer, entrance.now()
+            )
+        except Rejected as error:
+            _, answer = entrance.answers.answer(error, defaults=self.state.default_headers, close=True)
+            self.transport.write(answer)
+            self.finish(unread=True)
+            return
+        self.upgrading = True
+
+    def handle_websocket_upgrade(self) -> None:
+        ticket, self.ticket = self.ticket, None
+        self.state.moving.pop(self, None)  # from here on it is another protocol's connection
+        client, scheme = self.scope["client"], self.scope["scheme"]
+        make = partial(WebSocketProtocol, peer=self.peer, ticket=ticket, client=client, scheme=scheme)
+        self.ws_protocol_class = cast("Any", make)
+        super().handle_websocket_upgrade()
 
     def begin(self, cycle: Cycle) -> "asyncio.Task[None]":
         task = self.loop.create_task(cycle.run(self.app))
@@ -318,7 +308,7 @@ class HttpProtocol(ClosingProtocol):
         elif self.active is None:
             self._send_refusal(refusal)
         elif in_body and self.waiting:
-            self.waiting.pop()
+            self.waiting.pop().disconnect()
         elif in_body:
             cycle.disconnect()
             if cycle.response_started:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from holdfast.server.http.cycle import STATUS_LINE
+from holdfast.server.http.response import STATUS_LINE
 from holdfast.server.http.settings import HttpSettings
 from holdfast.service.problem import problem
 

@@ -15,8 +15,8 @@ from holdfast.server.http.migration import send_connection
 from holdfast.server.http.settings import HttpSettings
 
 if TYPE_CHECKING:
-    from holdfast.server.admission.starter import Starter
     from holdfast.server.http.cycle import Cycle
+    from holdfast.server.http.entrance import Entrance
     from holdfast.server.http.protocol import HttpProtocol
 
 
@@ -31,19 +31,15 @@ class Listening:
         self.tls = tls
 
 
-def begin_at_once(cycle: "Cycle") -> object:
-    """Call the app for each request as soon as it is there."""
-    return cycle.protocol.begin(cycle)
-
-
 class EngineState(ServerState):
     """Counters, flags and the coarse clock. Belongs to one event loop."""
 
-    def __init__(
-        self, settings: HttpSettings, drain: Drain, intake: socket.socket | None, errors: ErrorTable | None = None
-    ) -> None:
+    entrance: "Entrance"
+    """What requests meet before the app; there once the engine has started."""
+
+    def __init__(self, settings: HttpSettings, drain: Drain, intake: socket.socket | None, errors: ErrorTable) -> None:
         super().__init__()
-        self.errors = errors or ErrorTable()
+        self.errors = errors
         """What is told of an exception that comes out of the app."""
         self.settings = settings
         self.drain = drain
@@ -65,9 +61,6 @@ class EngineState(ServerState):
         """Connections at a message boundary go to whoever reads the intake."""
         self.cycles: dict[asyncio.Task[None], Cycle] = {}
         """Requests whose app has not returned. WebSockets are in ``tasks``."""
-        self.submit: Callable[[Cycle], object] = begin_at_once
-        self.starter: Starter[Cycle] | None = None
-        """Gives requests their turn, if there is one."""
         self.moving: dict[HttpProtocol, None] = {}
         """Connections to hand over, in the order in which they get their turn."""
         self.accepted = 0
@@ -78,8 +71,7 @@ class EngineState(ServerState):
 
     @property
     def in_flight(self) -> int:
-        waiting = 0 if self.starter is None else len(self.starter.queue)
-        return len(self.cycles) + len(self.tasks) + waiting
+        return len(self.cycles) + len(self.tasks) + self.entrance.waiting
 
     def set_date(self, unix_seconds: float) -> None:
         self.default_headers = [(b"date", formatdate(unix_seconds, usegmt=True).encode())]

@@ -10,6 +10,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
+from holdfast.core.call import FAILED, IGNORED, OK, Verdict
+from holdfast.core.context import EMPTY, set_context
+from holdfast.server.admission.admission import Peer, Ticket
 from holdfast.server.http.closing import NEVER
 from holdfast.server.http.state import EngineState
 from holdfast.service.problem import new_request_id
@@ -33,8 +36,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         server_state: EngineState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        peer: Peer | None,
+        ticket: Ticket | None,
+        client: tuple[str, int] | None,
+        scheme: str,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.peer = peer
+        self.ticket = ticket
+        self._claimed = client, scheme
         self.state = server_state
         self.close_timeout = server_state.settings.close_timeout
         self.leaving: asyncio.TimerHandle | None = None
@@ -43,6 +54,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.client, scheme = self._claimed
+        self.scheme = "wss" if scheme == "https" else "ws"
         if self.state.draining:
             self.begin_drain(self.state.settings.stream_grace)
 
@@ -51,6 +64,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.leaving is not None:
             self.leaving.cancel()
         super().connection_lost(exc)
+        if self.peer is not None:
+            self.state.entrance.admission.disconnect(self.peer)
+        if not self.handshake_initiated:
+            self._leave(IGNORED)  # there is no app that would
         if self.state.on_room is not None:
             self.state.on_room()
 
@@ -103,22 +120,34 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         assert task is not None
         task.set_name(f"WEBSOCKET {self.scope['path']}")
         cast("dict[str, Any]", self.scope["extensions"]).update(self.state.extensions)
+        if self.ticket is not None and self.ticket.context is not EMPTY:
+            set_context(self.ticket.context)
+        verdict = OK
         try:
             await self.app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass
         except (asyncio.CancelledError, GeneratorExit):
+            verdict = IGNORED
             self.transport.close()
             raise
         except BaseException as exc:  # the app's own failure, SystemExit too, must not take its neighbours down
+            verdict = FAILED
             self._fail(exc)
         else:
             if not self.handshake_complete:
                 self._fail(RuntimeError("the app returned without accepting or closing the WebSocket"))
             elif self.state.draining:
                 self.go_away()
+        finally:
+            self._leave(verdict)
         if self.close_timer is None:
             self.transport.close()
+
+    def _leave(self, verdict: Verdict) -> None:
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            ticket.exit(verdict)
 
     def _fail(self, exc: BaseException) -> None:
         request_id = new_request_id()

@@ -1,0 +1,110 @@
+"""What a request meets before the app: its ticket, its turn, or the answer in the app's place."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Final, TypeAlias
+
+from holdfast.core.clock import Clock
+from holdfast.core.context import Criticality
+from holdfast.core.errors import DeadlineExceeded, Overloaded
+from holdfast.core.errortable import ErrorTable
+from holdfast.server.admission.admission import Admission, Peer
+from holdfast.server.admission.answers import Answers
+from holdfast.server.admission.patterns import Headers
+from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
+from holdfast.server.admission.starter import Starter
+from holdfast.server.http.cycle import LATE, Cycle
+
+Client: TypeAlias = tuple[str, int] | None
+"""Address and port as ASGI has them."""
+
+SHED: Final = Overloaded("queue", "the service has more to do than it can", 1.0)
+"""The refusal of a request that has waited for too long: one for all, since it has to be cheap."""
+DRAINED: Final = Overloaded("drain", "this worker ends before the request's turn", 1.0)
+
+
+class Entrance:
+    """Admission, the queue and the refusals of one engine. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        admission: AdmissionSettings,
+        routes: Sequence[RouteSettings],
+        errors: ErrorTable,
+        exempt: frozenset[str],
+    ) -> None:
+        """``exempt`` are paths of health probes, which are neither counted nor refused."""
+        self.admission = Admission(admission, routes, clock=clock)
+        self.answers = Answers(errors)
+        self.exempt = exempt
+        self.now: Callable[[], float] = clock.now
+        self.starter: Starter[Cycle] = Starter(
+            loop,
+            classes=len(Criticality),
+            start=self._start,
+            refuse=self._shed,
+            wanted=_wanted,
+            limit=sys.maxsize,
+        )
+        self.queue = admission.queue
+        self.fair_key = admission.fair_key
+        self._draining = False
+
+    def configure(
+        self, admission: AdmissionSettings, routes: Sequence[RouteSettings], errors: ErrorTable | None = None
+    ) -> None:
+        """Go by these from the next request on. ``ConfigError`` when they do not fit, and then nothing has changed."""
+        self.admission.update(admission, routes)
+        self.queue = admission.queue
+        self.fair_key = admission.fair_key
+        if errors is not None:
+            self.answers = Answers(errors)
+
+    def claimed(self, peer: Peer, client: Client, scheme: str, headers: Headers) -> tuple[Client, str]:
+        """Client and scheme of a request that ``peer``, which is believed, has passed on."""
+        own = "" if peer.address is None else peer.address
+        address = peer.trust.address(own, headers)
+        return client if address == own else (address, 0), peer.trust.scheme(headers) or scheme
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return len(self.starter.queue)
+
+    def submit(self, cycle: Cycle) -> None:
+        """Call the app for ``cycle``, now or in its turn; or answer in its place."""
+        ticket = cycle.ticket
+        if cycle.refusal is not None:
+            cycle.turn_away(cycle.refusal)
+        elif ticket is None:
+            cycle.protocol.begin(cycle)
+        else:
+            if ticket.deadline < inf and not cycle.limit_time(ticket.deadline - self.now()):
+                cycle.turn_away(DeadlineExceeded("deadline", LATE, None, None, ticket.route))
+            elif self.queue:
+                self.starter.submit(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
+            else:
+                cycle.protocol.begin(cycle)
+
+    def clear(self) -> None:
+        """Refuse what waits: the worker ends."""
+        self._draining = True
+        self.starter.clear()
+
+    def _start(self, cycle: Cycle) -> None:
+        now = self.now
+        began = now()
+        done = self.starter.done
+        cycle.protocol.begin(cycle).add_done_callback(lambda _: done(now() - began))
+
+    def _shed(self, cycle: Cycle) -> None:
+        cycle.turn_away(DRAINED if self._draining else SHED)
+
+
+def _wanted(cycle: Cycle) -> bool:
+    """Whether somebody waits for its answer still."""
+    return not (cycle.disconnected or cycle.response_complete)

@@ -1,0 +1,140 @@
+"""A response as it goes onto the wire: checked, framed, and ended as its head has promised."""
+
+import http
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.server.http.protocol import HttpProtocol
+
+_BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"content-type"))
+_BODILESS = frozenset((204, 304))
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+STATUS_LINE = {status: _status_line(status) for status in range(100, 600)}
+
+
+class Response:
+    """The outgoing half of one exchange. Belongs to one event loop."""
+
+    __slots__ = (
+        "chunked",
+        "event_stream",
+        "expect_continue",
+        "expected",
+        "keep_alive",
+        "more_body",
+        "protocol",
+        "response_complete",
+        "response_started",
+        "scope",
+        "status",
+    )
+
+    def __init__(
+        self, protocol: "HttpProtocol", scope: dict[str, Any], keep_alive: bool, expect_continue: bool
+    ) -> None:
+        self.protocol = protocol
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.expect_continue = expect_continue
+        self.more_body = True  # of the request
+        self.response_started = False
+        self.response_complete = False
+        self.event_stream = False
+        self.chunked = False
+        self.expected = -1  # bytes of the body still to come; -1: not declared
+        self.status = 0
+
+    def end_stream(self) -> None:
+        """Tell an event stream that it has to end."""
+        raise NotImplementedError
+
+    def _complete(self) -> None:
+        """The last byte has been written."""
+        raise NotImplementedError
+
+    def _start(self, status: int, headers: Any) -> None:
+        scope = self.scope
+        state = self.protocol.state
+        if state.closing and self.protocol.last_answer:
+            self.keep_alive = False
+        if self.expect_continue and self.more_body:
+            self.keep_alive = False  # nobody can tell whether the body will follow
+        self.chunked = False  # a start that failed over a bad header may have left it
+        self.expected = -1
+        if status < 200:
+            raise RuntimeError(f"{status} is no final status of a response")
+        content = [STATUS_LINE[status]]
+        for name, value in state.default_headers:
+            content += (name, b": ", value, b"\r\n")
+        declared = False
+        says_close = False
+        for name, value in headers:
+            if _BAD_NAME.search(name) or _BAD_VALUE.search(value):
+                raise RuntimeError(f"invalid character in the response header {name!r}: {value!r}")
+            name = name.lower()  # noqa: PLW2901
+            if name in _FRAMING:
+                if name == b"content-length":
+                    if declared or not value.isdigit():
+                        raise RuntimeError(f"the response declares its length twice, or wrongly: {value!r}")
+                    self.expected = int(value)
+                    declared = True
+                elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                    if declared:
+                        raise RuntimeError("the response declares both a Content-Length and chunks")
+                    self.chunked = declared = True
+                    self.expected = -1
+                elif name == b"content-type":
+                    self.event_stream = value.startswith(b"text/event-stream")
+                    if self.event_stream and state.draining:
+                        self.protocol.loop.call_later(state.settings.stream_grace, self.end_stream)
+                elif name == b"connection" and b"close" in value.lower():
+                    self.keep_alive = False
+                    says_close = True
+            content += (name, b": ", value, b"\r\n")
+        if not declared and status not in _BODILESS and scope["method"] != "HEAD":
+            if scope["http_version"] == "1.0":
+                self.keep_alive = False  # an HTTP/1.0 client knows no chunks: the end of the connection ends the body
+            else:
+                self.chunked = True
+                content.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive and not says_close:
+            content.append(b"connection: close\r\n")
+        content.append(b"\r\n")
+        self.response_started = True
+        self.status = status
+        self.protocol.transport.write(b"".join(content))
+
+    def _write(self, body: bytes, more_body: bool) -> None:
+        write = self.protocol.transport.write
+        if self.scope["method"] == "HEAD" or self.status in _BODILESS:
+            self.expected = 0
+        elif self.chunked:
+            if body:
+                write(
+                    b"%x\r\n%b\r\n" % (len(body), body) if more_body else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+                )
+            elif not more_body:
+                write(b"0\r\n\r\n")
+        else:
+            if self.expected >= 0:
+                self.expected -= len(body)
+                if self.expected < 0:
+                    self.expected = 0
+                    raise RuntimeError("the response's body is longer than its Content-Length")
+            write(body)
+        if not more_body:
+            if self.expected > 0:
+                raise RuntimeError(f"the response's body is {self.expected} bytes shorter than its Content-Length")
+            self._complete()
