@@ -18,6 +18,7 @@ import time
 from collections import deque
 from typing import Any, Final, NamedTuple
 
+from holdfast.server.admission.settings import AdmissionSettings
 from holdfast.server.http.engine import HttpEngine
 from holdfast.server.http.settings import HttpSettings
 from holdfast.server.http.state import Listening
@@ -61,7 +62,7 @@ async def serve(sock: socket.socket, work: float, in_turn: bool) -> None:
         await send({"type": "http.response.body", "body": b"ok"})
 
     sock.setblocking(False)
-    engine = HttpEngine(app, [Listening(0, sock)], HttpSettings(), in_turn=in_turn)
+    engine = HttpEngine(app, [Listening(0, sock)], HttpSettings(), admission=AdmissionSettings(queue=in_turn))
     await engine.start()
     await asyncio.Event().wait()
 
