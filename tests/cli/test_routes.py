@@ -26,7 +26,7 @@ def test_all_routes_are_listed_the_most_specific_first(capsys: pytest.CaptureFix
     text = said(capsys, "routes")
     head, _, table = text.partition("\n\n")
     assert head.splitlines() == [
-        "for all of the process: clients(100/s, burst=200), concurrency(target=20ms)",
+        "for all of the process: clients(100/s, burst=200), concurrency(target=20ms), queue(fair_by=tenant)",
         "believed about clients, deadlines and criticality: nobody",
     ]
     lines = table.splitlines()
@@ -61,7 +61,7 @@ def test_columns_that_nobody_needs_are_left_out(capsys: pytest.CaptureFixture[st
 def test_without_routes_there_are_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     Path("holdfast.toml").unlink()
     text = said(capsys, "routes")
-    assert text.startswith("for all of the process: none\n")
+    assert text.startswith("for all of the process: queue(fair_by=tenant)\n")
     assert "(others)" in text
 
 
@@ -72,11 +72,12 @@ def test_a_request_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert "it takes GET /orders/{id} (x-version: 2) holdfast.toml:20" in squeezed
     assert "because the most specific that fits" in squeezed
     start = squeezed.index("on its way it meets, in this order")
-    assert squeezed[start + 2 : start + 6] == [
+    assert squeezed[start + 2 : start + 7] == [
         "1 | clients(100/s, burst=200) | 429 RATE_LIMITED",
         "2 | bulkhead(3) | 503 BULKHEAD_FULL",
         "3 | concurrency(target=20ms) | 503 OVERLOADED",
         "4 | timeout(3s) | 504 DEADLINE_EXCEEDED",
+        "5 | queue(fair_by=tenant) | 503 OVERLOADED",
     ]
     rest = squeezed[squeezed.index("the others") + 2 :]
     assert "has the more specific headers" in rest[0]
@@ -97,10 +98,14 @@ def test_what_no_route_fits_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_route_with_no_gate_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("holdfast.toml").write_text('[[routes]]\nmatch = "GET /"\nname = "front"\n')
+    Path("holdfast.toml").write_text(
+        '[admission]\nqueue = false\n[[routes]]\nmatch = "GET /"\nname = "front"\nmust_finish = true\n'
+    )
     text = said(capsys, "routes", "GET", "/")
     assert "on its way it meets nothing" in text
     assert "which is     front" in text
+    assert "must finish  its handler goes on" in text
+    assert said(capsys, "routes").startswith("for all of the process: none\n")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def routes(
     routing = _routing(config, config_dir, app)
     if method is None or path is None:
         if as_json:
-            print_json({"routes": routing.rows, "others": routing.others})
+            print_json({"routes": routing.rows, "others": routing.others, "queue": routing.queue})
         else:
             _print_all(routing)
         return
@@ -120,7 +120,7 @@ def _declared(app: Any) -> list[dict[str, Any]]:
 
     service = app if isinstance(app, Service) else Service("app", app)
     try:
-        return service.routes_from_code()
+        return list(service.routes_from_code())
     except BootError as exc:
         raise CommandError(FAILED, exc.reason, exc.detail) from exc
 
@@ -136,7 +136,7 @@ def _origin(snapshot: Snapshot, place: Place) -> str:
 
 
 def _print_all(routing: Routing) -> None:
-    for line in _process(routing.admission, routing.others):
+    for line in _process(routing):
         click.echo(line)
     rows = [_cells(row) for row in (*routing.rows, routing.others)]
     # A column in which nobody has anything says nothing.
@@ -145,10 +145,11 @@ def _print_all(routing: Routing) -> None:
     show_table([COLUMNS[index] for index in used], [[cells[index] for index in used] for cells in rows])
 
 
-def _process(admission: AdmissionSettings, others: RouteRow) -> list[str]:
+def _process(routing: Routing) -> list[str]:
     """What is true of all routes."""
-    gates = ", ".join(map(str, others.gates)) or "none"
-    lines = [f"for all of the process: {gates}"]
+    admission = routing.admission
+    gates = [*routing.others.gates, *([routing.queue] if routing.queue is not None else [])]
+    lines = [f"for all of the process: {', '.join(map(str, gates)) or 'none'}"]
     if connections := admission.per_client.connections:
         lines.append(f"connections of one client: {connections}")
     believed = ", ".join(admission.trusted_proxies) or "nobody"
@@ -177,12 +178,16 @@ def _print(found: Explanation, admission: AdmissionSettings) -> None:
             click.echo(f"which is     {route.name}")
     click.echo(f"because      {found.why}")
     click.echo(f"criticality  {route.criticality}")
+    if route.must_finish:
+        click.echo("must finish  its handler goes on when its client has gone")
     if connections := admission.per_client.connections:
         click.echo(f"connections  {connections} of one client")
     click.echo()
     steps = [(str(gate), f"{gate.status} {gate.reason}") for gate in route.gates]
     if route.timeout:
         steps.append((f"timeout({route.timeout})", found.late))
+    if found.queue is not None:
+        steps.append((str(found.queue), f"{found.queue.status} {found.queue.reason}"))
     if steps:
         click.echo("on its way it meets, in this order")
         show_table(

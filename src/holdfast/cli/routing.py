@@ -28,6 +28,7 @@ from holdfast.server.admission.steps import CONCURRENCY
 
 CLIENTS: Final = "clients"
 TIMEOUT: Final = "timeout"
+QUEUE: Final = "queue"
 CRITICALITY: Final = "critical"
 """What a request is that nobody has said anything else of."""
 REFUSALS: Final[Mapping[str, type[Rejected]]] = {
@@ -38,6 +39,7 @@ REFUSALS: Final[Mapping[str, type[Rejected]]] = {
     "breaker": CircuitOpen,
     "bulkhead": BulkheadFull,
     TIMEOUT: DeadlineExceeded,
+    QUEUE: Overloaded,
 }
 """What each gate refuses with."""
 PLAIN: Final = ("rate", "limit")
@@ -71,6 +73,7 @@ class RouteRow(msgspec.Struct, frozen=True):
     timeout: str
     criticality: str
     origin: str
+    must_finish: bool = False
 
 
 class Why(msgspec.Struct, frozen=True):
@@ -86,7 +89,8 @@ class Why(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True):
     """The route that a request takes, what it meets there, and what the others say.
 
-    ``fits``: there is such a route. ``late`` is what it is told whose time limit has passed.
+    ``fits``: there is such a route. ``late`` is what it is told when its time is over, ``queue`` where it waits for its
+    turn behind the gates, None for nowhere.
     """
 
     method: str
@@ -97,6 +101,7 @@ class Explanation(msgspec.Struct, frozen=True):
     route: RouteRow
     why: str
     late: str
+    queue: GateRow | None
     others: tuple[Why, ...]
 
 
@@ -117,6 +122,10 @@ class Routing:
         patterns = [route.pattern() for route in routes]
         self._table: RouteTable[None] = RouteTable((pattern, None) for pattern in patterns)
         self.shared = self._shared()
+        self.queue: GateRow | None = None
+        if admission.queue:
+            told = {"fair_by": str(admission.fair_key)}
+            self.queue = GateRow(QUEUE, QUEUE, told, *self.refusal(QUEUE), shared=True)
         for pattern, route, origin in zip(patterns, routes, origins, strict=True):
             self._rows[pattern] = self._row(pattern, route, origin)
 
@@ -150,6 +159,7 @@ class Routing:
             self.others if taken is None else self._rows[taken.pattern],
             "no route fits it" if taken is None else taken.why,
             "{} {}".format(*self.refusal(TIMEOUT)),
+            self.queue,
             tuple(others),
         )
 
@@ -176,6 +186,7 @@ class Routing:
             "" if route.seconds is None else str(Duration(route.seconds)),
             level,
             origin,
+            route.must_finish,
         )
 
     def _gate(self, kind: str, settings: PolicySettings | None, *, shared: bool = False) -> GateRow:
