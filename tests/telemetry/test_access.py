@@ -155,6 +155,15 @@ def test_without_propagation_only_the_users_handler_gets_lines() -> None:
     assert stream.getvalue() == ""
 
 
+def test_without_propagation_and_handlers_nobody_gets_lines() -> None:
+    stream = configured()
+    logger.propagate = False
+    log = AccessLog()
+    write(log)
+    log.close()
+    assert stream.getvalue() == ""
+
+
 def test_another_handler_at_the_root_or_between_gets_lines_too() -> None:
     for place in ("", "holdfast"):
         stream = configured()
@@ -258,7 +267,7 @@ def test_lines_that_are_lost_are_counted_and_told() -> None:
     with os.fdopen(writer, "w") as stream, os.fdopen(reader):
         configure(format="json", labels=LABELS, stream=stream)
         alone()
-        log = AccessLog()
+        log = AccessLog(clock=VirtualClock())
         for _ in range(4000):
             write(log, "/" + "x" * 400)
         assert log.lost > 1000
@@ -270,6 +279,7 @@ def test_lines_that_are_lost_are_counted_and_told() -> None:
         read = [msgspec.json.decode(line, type=dict[str, object]) for line in found.splitlines()]
     (notice,) = (line for line in read if line["level"] == "warning")
     assert notice["message"] == f"{log.lost} access lines were lost: nobody read them"
+    assert str(notice["timestamp"]).startswith("2023-11-14T22:30:00.000")
     assert (notice["logger"], notice["service"]) == ("holdfast.access", "shop")
     assert len(read) - 1 + log.lost == 4000
 

@@ -73,7 +73,9 @@ def test_json_has_the_fixed_names_the_labels_and_the_fields_of_the_request() -> 
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert list(decoded(JsonLines({}).line(NOW, BARE)))[3:] == ["message", "method", "path", "status", "duration_ms"]
+    for path, sent in (("/", -1), ("/", -7), ("/grüße", -1)):
+        line = JsonLines({}).line(NOW, ("GET", path, *BARE[2:8], sent, ""))
+        assert list(decoded(line))[3:] == ["message", "method", "path", "status", "duration_ms"]
     assert summary(BARE) == '- "GET /" 204 0.0ms'
     refused = decoded(JsonLines({}).line(NOW, (*BARE[:9], "the queue is full")))
     assert refused["reason"] == "the queue is full"
@@ -118,7 +120,11 @@ def test_a_new_second_is_seen_also_when_time_goes_back() -> None:
         '/","level":"error","x":"',
         "/\r\n{}",
         "/\x1b[2J\x1b]0;owned\x07",
-        "/\x00\x08\x7f",
+        "/\x00\x08",
+        "/\x7f",
+        "/100%",
+        "/%2e%2e",
+        "/what?",
         "/\x9b31m\x85",
         "/\u2028\u2029\u202e",
         "/grüße\U0001f600",
@@ -199,7 +205,9 @@ def test_a_duration_that_is_none_is_shown_as_0(seconds: float) -> None:
 
 
 def test_labels_replace_no_field() -> None:
-    found = decoded(JsonLines({"level": "fake", "path": "/fake", "zone": "a"}).line(NOW, WHOLE))
+    line = JsonLines({"level": "fake", "path": "/fake", "zone": "a"}).line(NOW, WHOLE)
+    found = decoded(line)
+    assert line.count(b'"path":') == 1
     assert (found["level"], found["level_"], found["path"], found["zone"]) == ("info", "fake", "/orders/7", "a")
 
 

@@ -103,6 +103,7 @@ def test_a_reader_who_is_behind_gets_whole_lines_and_learns_what_is_missing(
         whole = [line for line in text.split("\n") if re.fullmatch(r"\d+ x+", line) and len(line) == 199]
         assert buffer.lost > 10_000
         assert sum(told) == buffer.lost
+        assert not [line for line in text.split("\n") if line.startswith("x")], "the end of a line that was torn"
         assert len(whole) == 20_000 - buffer.lost
         assert numbers("\n".join(whole)) == sorted(numbers("\n".join(whole)))
         assert text.endswith("\n20000 again\n")
@@ -254,6 +255,8 @@ def test_a_line_torn_here_does_not_swallow_the_next_of_the_handler() -> None:
         assert buffer.lost == 1
         handler.emit(logging.LogRecord("shop", logging.INFO, "", 0, "theirs", None, None))
         assert "\ntheirs\n" in read(reader)
+        buffer.flush()
+        assert read(reader) == "lost 1: nobody read them\n", "and not the end of what was torn off"
 
 
 def test_processes_that_share_a_pipe_do_not_tear_each_others_lines() -> None:
