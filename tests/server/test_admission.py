@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast.core.codes import Code
 from holdfast.core.context import Criticality, current, remaining
 from holdfast.core.errors import ConfigError
+from holdfast.core.failure import ServiceError
 from holdfast.server.admission.settings import AdmissionSettings, read_admission, read_routes
 from server.engineroom import LOOPS, Room, answer, request, run, serving, until
 
 HELD = [{"match": "GET /held", "bulkhead": 1}]
 LOOPBACK = read_admission({"trusted_proxies": ["127.0.0.1"]})
+EMPTY_BODY = (b"content-length", b"0")
 
 
 class App:
@@ -483,3 +486,153 @@ def test_work_in_a_thread_sees_the_deadline(make: Callable[..., Any] | None) -> 
             assert 0 < seen[0] <= 5
 
     run(main)
+
+
+def framework(exc: Exception | None, page: bytes = b"<h1>Oh no</h1>") -> Callable[..., Any]:
+    """Answers 500 and raises again what went wrong, as Starlette does."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": [(b"x-own", b"1")]})
+        await send({"type": "http.response.body", "body": page})
+        if exc is not None:
+            raise exc
+
+    return app
+
+
+def test_an_error_that_the_table_knows_is_answered_by_it_though_a_framework_has_answered_500() -> None:
+    async def main() -> None:
+        async with serving(framework(ServiceError(Code.NOT_FOUND, "no such order"))) as room:
+            found = await (await room.connect()).get("/")
+            assert (found.status, msgspec.json.decode(found.body)["detail"]) == (404, "no such order")
+            assert "x-own" not in found.headers
+        async with serving(framework(KeyError("x"))) as room:
+            client = await room.connect()
+            for _ in range(2):
+                found = await client.get("/")
+                assert (found.status, found.body, found.headers["x-own"]) == (500, b"<h1>Oh no</h1>", "1")
+            assert room.state.failed == 2
+
+    run(main)
+
+
+def test_a_500_of_the_apps_own_is_not_held_up() -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def lingering(scope: Any, receive: Any, send: Any) -> None:
+            await framework(None)(scope, receive, send)
+            await go.wait()  # background work
+
+        async def streamed(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await go.wait()
+            await send({"type": "http.response.body", "body": b"b"})
+
+        async with serving(lingering) as room:
+            assert (await (await room.connect()).get("/")).body == b"<h1>Oh no</h1>"
+        async with serving(streamed) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/"))
+            async with asyncio.timeout(5):
+                assert (await client.reader.readuntil(b"1\r\na\r\n")).startswith(b"HTTP/1.1 500")
+            go.set()
+
+    run(main)
+
+
+def test_a_500_with_a_head_that_is_wrong_becomes_one_of_ours() -> None:
+    async def main() -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 500, "headers": [(b"bad name", b"1")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        async with serving(app) as room:
+            found = await (await room.connect()).get("/")
+            assert (found.status, found.headers["content-type"]) == (500, "application/problem+json")
+
+    run(main)
+
+
+def test_every_response_has_the_id_of_its_request() -> None:
+    async def main() -> None:
+        app = App()
+        async with serving(app, admission=LOOPBACK) as room:
+            client = await room.connect()
+            first, second = await client.get("/"), await client.get("/")
+            assert first.headers["x-request-id"] == app.scopes[0]["request_id"]
+            assert first.headers["x-request-id"] != second.headers["x-request-id"]
+            assert (await client.get("/", "X-Request-Id: abc-1")).headers["x-request-id"] == "abc-1"
+            assert (await client.get("/", "X-Request-Id: a b")).headers["x-request-id"] != "a b"
+            failed = await client.get("/fails", "X-Request-Id: abc-2")
+            assert failed.headers["x-request-id"] == msgspec.json.decode(failed.body)["request_id"] == "abc-2"
+        async with serving(App()) as room:
+            found = await (await room.connect()).get("/", "X-Request-Id: abc-1")
+            assert found.headers["x-request-id"] != "abc-1", "strangers do not choose"
+
+    run(main)
+
+
+def test_an_id_of_the_apps_own_stays_alone() -> None:
+    async def main() -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"X-Request-ID", b"own"), EMPTY_BODY]}
+            )
+            await send({"type": "http.response.body", "body": b""})
+
+        async with serving(app) as room:
+            client = await room.connect()
+            await client.send(request("GET", "/"))
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            assert head.count(b"x-request-id") == 1
+            assert b"x-request-id: own\r\n" in head
+
+    run(main)
+
+
+def test_requests_are_counted_by_route_and_outcome() -> None:
+    async def main() -> None:
+        app = App()
+        routes = [{"match": "GET /once", "rate_limit": "1/h"}, {"match": "GET /fails"}, *HELD]
+        async with serving(app, routes=routes, exempt=["/livez"]) as room:
+            client = await room.connect()
+            for path in ("/once", "/once", "/fails", "/other", "/livez"):
+                await client.get(path)
+            await client.send(request("GET", "/held"))
+            await until(lambda: "/held" in app.paths)
+            client.reset()
+            counters = room.state.entrance.counters
+            await until(lambda: "GET /held" in counters.snapshot().routes)
+            found = counters.snapshot().routes
+            assert {name: {k: n for k, n in one.classes.items() if n} for name, one in found.items()} == {
+                "GET /once": {"2xx": 1},
+                "GET /fails": {"5xx": 1},
+                "others": {"2xx": 1},
+                "GET /held": {"none": 1},
+            }
+            assert found["GET /once"].refused == {"rate_limit": 1}
+
+    run(main)
+
+
+def test_every_request_has_one_line_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        app = App()
+        routes = [{"match": "GET /once", "rate_limit": "1/h"}, {"match": "GET /held", "timeout": "30ms"}]
+        async with serving(app, routes=routes, exempt=["/livez"], access_log=True) as room:
+            client = await room.connect()
+            for path in ("/once?a=b", "/once", "/held", "/livez", "/fails"):
+                await client.get(path)
+
+    with caplog.at_level("INFO", logger="holdfast.access"):
+        run(main)
+    lines = [record for record in caplog.records if record.name == "holdfast.access"]
+    assert [(vars(line)["path"], vars(line)["status"]) for line in lines] == [
+        ("/once", 200),
+        ("/once", 429),
+        ("/held", 504),
+        ("/fails", 500),
+    ]
+    assert [vars(line).get("reason") for line in lines] == [None, "rate_limit", "deadline", None]

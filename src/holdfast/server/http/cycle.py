@@ -4,7 +4,6 @@ import asyncio
 import logging
 from math import inf
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from holdfast.core.call import FAILED, IGNORED, OK, Verdict
 from holdfast.core.codes import Code
@@ -13,13 +12,12 @@ from holdfast.core.errors import DeadlineExceeded, Rejected
 from holdfast.core.failure import Failure
 from holdfast.server.admission.admission import Ticket
 from holdfast.server.http.response import Response
-from holdfast.service.problem import new_request_id, problem_of
+from holdfast.service.problem import problem_of
 
 if TYPE_CHECKING:
     from holdfast.server.http.protocol import HttpProtocol
 
 logger = logging.getLogger("holdfast.request")
-access_logger = logging.getLogger("holdfast.access")
 
 INTERNAL = Failure(Code.INTERNAL)
 CUT_OFF = Failure(Code.UNAVAILABLE, "DRAIN_LIMIT", "the worker's drain limit was reached", retry_after=1.0)
@@ -37,15 +35,18 @@ class Cycle(Response):
     """
 
     __slots__ = (
+        "accounted",
+        "began",
         "body",
         "delivered",
         "disconnected",
         "ending",
         "event",
         "heard",
+        "held",
         "late",
         "refusal",
-        "started_at",
+        "request_id",
         "task",
         "ticket",
         "timer",
@@ -58,6 +59,7 @@ class Cycle(Response):
         keep_alive: bool,
         expect_continue: bool,
         ticket: Ticket | None,
+        began: float,
     ) -> None:
         super().__init__(protocol, scope, keep_alive, expect_continue)
         self.ticket = ticket
@@ -69,9 +71,12 @@ class Cycle(Response):
         self.event: asyncio.Event | None = None  # made when somebody waits; most requests never do
         self.disconnected = False
         self.heard = False  # the app waits in ``receive``, or has been told of the end there
+        self.held: list[Any] = []  # messages of a 500, which may be a framework's for an error that the table knows
         self.late = False
         self.ending = False
-        self.started_at = protocol.loop.time() if protocol.state.settings.access_log else 0.0
+        self.began = began
+        self.accounted = False
+        self.request_id: str = scope["request_id"]
 
     async def run(self, app: Any) -> None:
         """Call the app. Whatever it raises ends this request and nothing else."""
@@ -94,6 +99,7 @@ class Cycle(Response):
         except BaseException as exc:  # the app's own failure, SystemExit too, must not take its neighbours down
             self._fail(exc)
         else:
+            self._release()
             if self.response_complete or self.disconnected:
                 pass
             elif self.ending and self.event_stream:
@@ -109,6 +115,7 @@ class Cycle(Response):
             if not self.response_complete and not self.disconnected:
                 self.protocol.abandon(self)
             if self.ticket is not None:
+                self._account()
                 self.leave(FAILED if self.late or not self.disconnected else IGNORED)
 
     # -- its end
@@ -164,6 +171,7 @@ class Cycle(Response):
         if not (self.response_complete or self.disconnected):
             self.disconnected = True
             if self.task is None:
+                self._account()
                 self.leave(IGNORED)
             elif self.ticket is not None and not self.ticket.must_finish:
                 if self.heard:
@@ -225,6 +233,9 @@ class Cycle(Response):
             return
         kind = message["type"]
         if not self.response_started:
+            if self.held or (kind == "http.response.start" and message["status"] == 500):
+                self._hold(message, kind)
+                return
             if kind != "http.response.start":
                 raise RuntimeError(f"expected the message 'http.response.start', got {kind!r}")
             self._start(message["status"], message.get("headers", ()))
@@ -235,14 +246,48 @@ class Cycle(Response):
         else:
             raise RuntimeError(f"got the message {kind!r} after the response was complete")
 
+    def _hold(self, message: Any, kind: str) -> None:
+        """Keep a 500 until the app goes on. Frameworks answer 500 to an error and raise it again in the same step: then
+        the table may know better what to answer."""
+        self.held.append(message)
+        if len(self.held) == 1:
+            return
+        if kind != "http.response.body" or message.get("more_body", False):
+            self._release()
+        else:
+            self.protocol.loop.call_soon(self._release)
+
+    def _release(self) -> None:
+        """Write what was held."""
+        held, self.held = self.held, []
+        if not held or self.disconnected or self.response_complete:
+            return
+        try:
+            for message in held:
+                if message["type"] == "http.response.start":
+                    self._start(message["status"], message.get("headers", ()))
+                else:
+                    self._write(message.get("body", b""), message.get("more_body", False))
+        except RuntimeError as exc:  # nobody waits here to whom it could be raised
+            self._fail(exc)
+
     def _complete(self) -> None:
         self.response_complete = True
         self.wake()
         if self.ticket is not None:
+            self._account()
             self.leave(OK if self.status < 500 else FAILED)
-        if self.started_at:
-            self._log_access()
         self.protocol.on_cycle_complete(self)
+
+    def _account(self, reason: str = "") -> None:
+        """Once for each request: its line in the access log, and its place in the counts. Not for health probes."""
+        if self.accounted:
+            return
+        self.accounted = True
+        entrance = self.protocol.state.entrance
+        ticket = self.ticket
+        route = ticket.call.operation if ticket is not None else "" if self.refusal is None else self.refusal.operation
+        entrance.account(self.scope, self.scope["method"], self.status, self.began, route, self.sent, reason)
 
     def turn_away(self, error: Rejected) -> None:
         """Answer ``error`` in the place of the app, which has not been called, or is about to be cancelled."""
@@ -255,10 +300,9 @@ class Cycle(Response):
             error, defaults=state.default_headers, head=self.scope["method"] == "HEAD", close=not self.keep_alive
         )
         protocol.transport.write(answer)
+        self._account(error.policy)
         if self.task is None:
             self.leave(IGNORED)
-        if self.started_at:
-            self._log_access()
         protocol.on_cycle_complete(self)
 
     def _answer(self, failure: Failure, request_id: str | None = None) -> None:
@@ -271,7 +315,7 @@ class Cycle(Response):
         # Nobody has cancelled this request: a cancellation that comes out of the app is its own doing.
         cancelled = isinstance(exc, asyncio.CancelledError | GeneratorExit)
         failure = INTERNAL if cancelled else state.errors.failure_of(exc)
-        request_id = new_request_id()
+        request_id = self.request_id
         gone = self.disconnected
         # A refusal by a policy is no fault of the app's, and there may be thousands.
         fault = failure.status >= 500 and not isinstance(exc, Rejected)
@@ -286,7 +330,10 @@ class Cycle(Response):
             exc_info=exc if fault else None,
             extra={"request_id": request_id},
         )
-        if not self.response_started and not gone:
+        if self.held and failure.status == 500:
+            self._release()  # the app's own page
+        elif not self.response_started and not gone:
+            self.held.clear()
             self._answer(failure, request_id)
 
     def _cut_off(self) -> None:
@@ -301,16 +348,3 @@ class Cycle(Response):
     def _finish_stream(self) -> None:
         """End an event stream as its app would have: its client reconnects and goes on."""
         self._write(b"", False)
-
-    def _log_access(self) -> None:
-        scope = self.scope
-        client = scope["client"]
-        access_logger.info(
-            '%s "%s %s%s" %d %.1fms',
-            f"{client[0]}:{client[1]}" if client else "-",
-            scope["method"],
-            quote(scope["path"]),
-            "?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "",
-            self.status,
-            (self.protocol.loop.time() - self.started_at) * 1000,
-        )

@@ -25,6 +25,7 @@ from holdfast.server.http.settings import HttpSettings
 from holdfast.server.http.state import EngineState, Listening
 from holdfast.server.http.uvicorn_config import configured
 from holdfast.server.http.websocket import WebSocketProtocol
+from holdfast.telemetry.access import AccessLog
 
 logger = logging.getLogger("holdfast.http")
 
@@ -102,6 +103,7 @@ class HttpEngine:
         self._admission = admission or AdmissionSettings()
         self._routes = routes
         self._exempt = frozenset(exempt)
+        self._access = AccessLog(clock=clock) if settings.access_log else None
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._intake = intake[0] if intake else None
@@ -124,7 +126,7 @@ class HttpEngine:
         self._loop = asyncio.get_running_loop()
         self.state.app_state = app_state or {}
         self.state.entrance = Entrance(
-            self._loop, self._clock, self._admission, self._routes, self.state.errors, self._exempt
+            self._loop, self._clock, self._admission, self._routes, self.state.errors, self._exempt, self._access
         )
         self._tick()
         self._accepting = True
@@ -200,6 +202,8 @@ class HttpEngine:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
+            if self._access is not None:
+                self._access.close()
 
     def _limit_idle(self, limit: float) -> None:
         for connection in self._connections():
@@ -342,6 +346,8 @@ class HttpEngine:
         if now >= self._date_due:
             self._date_due = now + 1.0
             state.set_date(self._clock.wall())
+        if self._access is not None:
+            self._access.flush()
         blocked = lag > TOO_LATE  # what arrived meanwhile is still unread: nobody else was slow
         for connection in self._connections():
             if blocked:

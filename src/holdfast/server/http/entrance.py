@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from holdfast.core.clock import Clock
 from holdfast.core.context import Criticality
@@ -16,6 +16,9 @@ from holdfast.server.admission.patterns import Headers
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
 from holdfast.server.admission.starter import Starter
 from holdfast.server.http.cycle import LATE, Cycle
+from holdfast.telemetry.access import AccessLog
+from holdfast.telemetry.requestid import RequestIds
+from holdfast.telemetry.requests import RequestCounters
 
 Client: TypeAlias = tuple[str, int] | None
 """Address and port as ASGI has them."""
@@ -36,11 +39,15 @@ class Entrance:
         routes: Sequence[RouteSettings],
         errors: ErrorTable,
         exempt: frozenset[str],
+        access: AccessLog | None,
     ) -> None:
-        """``exempt`` are paths of health probes, which are neither counted nor refused."""
+        """``exempt`` are paths of health probes, which are neither counted nor refused nor logged."""
         self.admission = Admission(admission, routes, clock=clock)
         self.answers = Answers(errors)
         self.exempt = exempt
+        self.access = access
+        self.counters = RequestCounters()
+        self.ids = RequestIds()
         self.now: Callable[[], float] = clock.now
         self.starter: Starter[Cycle] = Starter(
             loop,
@@ -69,6 +76,31 @@ class Entrance:
         own = "" if peer.address is None else peer.address
         address = peer.trust.address(own, headers)
         return client if address == own else (address, 0), peer.trust.scheme(headers) or scheme
+
+    def account(
+        self, scope: Any, method: str, status: int, began: float, route: str, sent: int = -1, reason: str = ""
+    ) -> None:
+        """Count a request that is over, and write its line. ``reason``: the policy that refused it."""
+        seconds = self.now() - began
+        if reason:
+            self.counters.refuse(route, reason)
+        else:
+            self.counters.count(route, status, seconds)
+        access = self.access
+        if access is not None and access.enabled:
+            client = scope["client"]
+            access.write(
+                method,
+                scope["path"],
+                scope["query_string"],
+                status,
+                seconds,
+                f"{client[0]}:{client[1]}" if client else "",
+                scope["request_id"],
+                route,
+                sent,
+                reason,
+            )
 
     @property
     def waiting(self) -> int:

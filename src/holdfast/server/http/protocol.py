@@ -139,8 +139,11 @@ class HttpProtocol(ReadingProtocol):
             path = unquote(path)
         method = parser.get_method().decode("ascii")
         client, scheme = self.client, cast("str", self.scheme)
+        entrance = self.state.entrance
+        given = None
         if self.peer.trusted:
-            client, scheme = self.state.entrance.claimed(self.peer, client, scheme, self.headers)
+            client, scheme = entrance.claimed(self.peer, client, scheme, self.headers)
+            given = next((value for name, value in self.headers if name == b"x-request-id"), None)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -156,6 +159,7 @@ class HttpProtocol(ReadingProtocol):
             "headers": self.headers,
             "state": self.app_state.copy(),
             "extensions": self.state.extensions,
+            "request_id": entrance.ids.of(given, trusted=True) if given is not None else entrance.ids.fresh(),
         }
         self.scope = cast("Any", scope)
         if parser.should_upgrade() and self._should_upgrade():
@@ -168,15 +172,15 @@ class HttpProtocol(ReadingProtocol):
         self.in_head = False
         self.state.received += 1
         modern = version == "1.1"
-        entrance = self.state.entrance
         ticket = refused = None
+        now = entrance.now()
         if path not in entrance.exempt:
             try:
-                ticket = entrance.admission.enter(method, path, self.host, self.headers, self.peer, entrance.now())
+                ticket = entrance.admission.enter(method, path, self.host, self.headers, self.peer, now)
             except Rejected as error:
                 refused = error
         keep_alive = modern and parser.should_keep_alive()
-        cycle = Cycle(self, scope, keep_alive, modern and self.expect_100_continue, ticket)
+        cycle = Cycle(self, scope, keep_alive, modern and self.expect_100_continue, ticket, now)
         if refused is not None:
             cycle.refusal = refused
             cycle.keep_alive = keep_alive and not self._has_large_body()
@@ -229,15 +233,16 @@ class HttpProtocol(ReadingProtocol):
         return self.length > KEPT_BODY or any(name == b"transfer-encoding" for name, _ in self.headers)
 
     def _admit_websocket(self, scope: dict[str, Any]) -> None:
-        """A WebSocket's ticket, before its protocol takes over; raises what ends the parser when it is refused."""
+        """A WebSocket's ticket, before its protocol takes over; or the refusal, which ends the connection."""
         entrance = self.state.entrance
+        now = entrance.now()
+        path = scope["path"][len(self.root_path) :]
         try:
-            self.ticket = entrance.admission.enter(
-                "GET", scope["path"][len(self.root_path) :], self.host, self.headers, self.peer, entrance.now()
-            )
+            self.ticket = entrance.admission.enter("GET", path, self.host, self.headers, self.peer, now)
         except Rejected as error:
-            _, answer = entrance.answers.answer(error, defaults=self.state.default_headers, close=True)
+            status, answer = entrance.answers.answer(error, defaults=self.state.default_headers, close=True)
             self.transport.write(answer)
+            entrance.account(scope, "WEBSOCKET", status, now, error.operation, 0, error.policy)
             self.finish(unread=True)
             return
         self.upgrading = True
@@ -245,8 +250,7 @@ class HttpProtocol(ReadingProtocol):
     def handle_websocket_upgrade(self) -> None:
         ticket, self.ticket = self.ticket, None
         self.state.moving.pop(self, None)  # from here on it is another protocol's connection
-        client, scheme = self.scope["client"], self.scope["scheme"]
-        make = partial(WebSocketProtocol, peer=self.peer, ticket=ticket, client=client, scheme=scheme)
+        make = partial(WebSocketProtocol, peer=self.peer, ticket=ticket, opening=cast("dict[str, Any]", self.scope))
         self.ws_protocol_class = cast("Any", make)
         super().handle_websocket_upgrade()
 

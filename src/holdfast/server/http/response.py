@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 _BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"content-type"))
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"content-type", b"x-request-id"))
 _BODILESS = frozenset((204, 304))
 
 
@@ -38,6 +38,7 @@ class Response:
         "response_complete",
         "response_started",
         "scope",
+        "sent",
         "status",
     )
 
@@ -55,6 +56,7 @@ class Response:
         self.chunked = False
         self.expected = -1  # bytes of the body still to come; -1: not declared
         self.status = 0
+        self.sent = 0  # bytes of the body
 
     def end_stream(self) -> None:
         """Tell an event stream that it has to end."""
@@ -79,7 +81,7 @@ class Response:
         for name, value in state.default_headers:
             content += (name, b": ", value, b"\r\n")
         declared = False
-        says_close = False
+        says_close = says_id = False
         for name, value in headers:
             if _BAD_NAME.search(name) or _BAD_VALUE.search(value):
                 raise RuntimeError(f"invalid character in the response header {name!r}: {value!r}")
@@ -102,7 +104,11 @@ class Response:
                 elif name == b"connection" and b"close" in value.lower():
                     self.keep_alive = False
                     says_close = True
+                elif name == b"x-request-id":
+                    says_id = True
             content += (name, b": ", value, b"\r\n")
+        if not says_id:
+            content += (b"x-request-id: ", scope["request_id"].encode(), b"\r\n")
         if not declared and status not in _BODILESS and scope["method"] != "HEAD":
             if scope["http_version"] == "1.0":
                 self.keep_alive = False  # an HTTP/1.0 client knows no chunks: the end of the connection ends the body
@@ -118,6 +124,7 @@ class Response:
 
     def _write(self, body: bytes, more_body: bool) -> None:
         write = self.protocol.transport.write
+        self.sent += len(body)
         if self.scope["method"] == "HEAD" or self.status in _BODILESS:
             self.expected = 0
         elif self.chunked:

@@ -15,7 +15,6 @@ from holdfast.core.context import EMPTY, set_context
 from holdfast.server.admission.admission import Peer, Ticket
 from holdfast.server.http.closing import NEVER
 from holdfast.server.http.state import EngineState
-from holdfast.service.problem import new_request_id
 
 logger = logging.getLogger("holdfast.request")
 
@@ -39,13 +38,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         *,
         peer: Peer | None,
         ticket: Ticket | None,
-        client: tuple[str, int] | None,
-        scheme: str,
+        opening: dict[str, Any],
     ) -> None:
+        """``opening`` is the scope of the request that asked for it."""
         super().__init__(config, server_state, app_state, _loop)
         self.peer = peer
         self.ticket = ticket
-        self._claimed = client, scheme
+        self._opening = opening
+        self._began = server_state.entrance.now()
         self.state = server_state
         self.close_timeout = server_state.settings.close_timeout
         self.leaving: asyncio.TimerHandle | None = None
@@ -54,8 +54,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.client, scheme = self._claimed
-        self.scheme = "wss" if scheme == "https" else "ws"
+        self.client = self._opening["client"]
+        self.scheme = "wss" if self._opening["scheme"] == "https" else "ws"
         if self.state.draining:
             self.begin_drain(self.state.settings.stream_grace)
 
@@ -119,7 +119,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         task = asyncio.current_task()
         assert task is not None
         task.set_name(f"WEBSOCKET {self.scope['path']}")
-        cast("dict[str, Any]", self.scope["extensions"]).update(self.state.extensions)
+        scope = cast("dict[str, Any]", self.scope)
+        scope["extensions"].update(self.state.extensions)
+        scope["request_id"] = self._opening["request_id"]
         if self.ticket is not None and self.ticket.context is not EMPTY:
             set_context(self.ticket.context)
         verdict = OK
@@ -148,9 +150,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         ticket, self.ticket = self.ticket, None
         if ticket is not None:
             ticket.exit(verdict)
+            status = self.response.status_code if self.handshake_initiated else 0
+            self.state.entrance.account(self._opening, "WEBSOCKET", status, self._began, ticket.route)
 
     def _fail(self, exc: BaseException) -> None:
-        request_id = new_request_id()
+        request_id = self._opening["request_id"]
         self.state.failed += 1
         logger.error(
             "WEBSOCKET %s failed (request %s)",
