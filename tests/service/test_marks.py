@@ -126,6 +126,7 @@ def test_all_that_a_route_may_have_is_taken_here_and_by_the_server() -> None:
         "timeout": 2.5,
         "criticality": "critical_plus",
         "concurrency": False,
+        "must_finish": True,
         "rate_limit": {"rate": "50/s", "key": "header:x-tenant"},
         "throttle": True,
         "breaker": {"open": "5s"},

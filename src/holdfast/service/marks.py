@@ -36,6 +36,7 @@ class RouteOptions(TypedDict, total=False):
     timeout: str | float
     criticality: Literal["sheddable", "sheddable_plus", "critical", "critical_plus"]
     concurrency: bool
+    must_finish: bool
     rate_limit: Given
     throttle: Given
     breaker: Given
@@ -165,6 +166,7 @@ def _check_plain(options: Mapping[str, Any], source: str) -> None:
         raise ConfigError("criticality", options["criticality"], " or ".join(levels), source)
     for name, kind, expected in (
         (CONCURRENCY, bool, "true or false"),
+        ("must_finish", bool, "true or false"),
         ("name", str, "text"),
         ("host", str, "the name of a host"),
         ("headers", Mapping, 'a table such as {"x-version": "2"}'),
