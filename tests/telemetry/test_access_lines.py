@@ -136,12 +136,15 @@ def test_a_new_second_is_seen_also_when_time_goes_back() -> None:
 )
 def test_a_path_is_escaped_and_can_be_read_back(path: str) -> None:
     request: Request = ("GET", path, path.encode("utf-8", "replace"), *WHOLE[3:])
-    found = decoded(JsonLines({}).line(NOW, request))
+    line = JsonLines({}).line(NOW, request)
+    assert line[:-1].decode("ascii").isprintable()
+    found = decoded(line)
     shown = path.encode("utf-8", "backslashreplace").decode()
     assert found["path"] == shown
     assert str(found["query"]).encode("latin-1") == request[2]
     assert found["level"] == "info"
     text = TextLines({}).line(NOW, request).decode("ascii")
+    assert text[:-1].isprintable()
     match = re.fullmatch(
         r'\S+ INFO +holdfast\.access: 192\.0\.2\.1:4711 "GET ([^"?]+)\?([^" ]+)" 200 1\.2ms .*\n', text
     )

@@ -5,6 +5,7 @@ import os
 import pty
 import random
 import re
+import resource
 import select
 import socket
 import subprocess
@@ -182,6 +183,25 @@ def test_a_closed_stream_and_a_full_disk_and_none_cost_the_lines_and_nothing_els
     filled(buffer, 3)
     buffer.flush()
     assert buffer.lost == 9
+
+
+def test_a_disk_that_gets_full_within_a_line_leaves_the_next_one_whole(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("a") as stream:
+        handler = Handler(stream)
+        buffer = LineBuffer(handler, notice)
+        filled(buffer, 3, size=400)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            buffer.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        handler.emit(logging.LogRecord("shop", logging.INFO, "", 0, "theirs", None, None))
+        buffer.close()
+    assert buffer.lost == 1
+    lines = (tmp_path / "log").read_text().split("\n")
+    assert [len(line) for line in lines[:3]] == [399, 399, 200]
+    assert lines[3:] == ["theirs", "lost 1: File too large", ""]
 
 
 def test_what_was_lost_is_told_when_the_stream_is_back() -> None:
