@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from holdfast import BulkheadFull, CircuitOpen, ConfigError, Pipeline, RateLimited
 from holdfast.config.document import Document
 from holdfast.config.live import Live
+from holdfast.config.schema import Schema
 from holdfast.core.classify import Classifier
 from holdfast.core.clock import VirtualClock
 from holdfast.core.policy import Policy
@@ -154,6 +155,7 @@ def test_what_only_code_can_give_comes_back_with_its_policy() -> None:
         assert payments.classifier is not judge
         await live.propose(of(payments=[{"timeout": "1s"}]), who="ann")
         assert payments.classifier is judge
+        await live.propose(of(payments=data), who="ann")
         await live.propose(of(), who="ann")
         assert payments.call(fail) == 7
         assert payments.classifier is judge
@@ -188,6 +190,23 @@ def test_a_change_that_no_policies_can_be_made_of_is_refused_and_changes_nothing
         with pytest.raises(ConfigError, match=r"holdfast.toml pipelines.payments\[0\].timeout.seconds: got '-1s'"):
             await live.propose(of(payments=[{"timeout": "-1s"}]), who="ann")
         assert payments.version is before
+
+    run(scene)
+
+
+def test_pipelines_that_the_schema_has_not_read_are_checked_all_the_same() -> None:
+    service = Service("shop")
+    payments = service.pipeline("payments", Timeout(3))
+    schema = Schema({"settings": dict, "pipelines": dict})
+
+    async def scene() -> None:
+        with pytest.raises(ConfigError, match=r"holdfast.toml pipelines.payments\[0\]: got 5, expected one policy"):
+            service.bind(Live(schema, of(payments=[5]), env={}))
+        live = Live(schema, of(payments=["breaker"]), env={})
+        service.bind(live)
+        with pytest.raises(ConfigError, match=r"pipelines.other\[0\].tiemout: .* did you mean timeout"):
+            await live.propose(of(payments=[], other=[{"tiemout": 5}]), who="ann")
+        assert shape(payments) == shape(Pipeline("x", Breaker()))
 
     run(scene)
 

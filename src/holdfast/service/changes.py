@@ -89,7 +89,7 @@ class Listeners:
         told: list[Listener],
         resources: Callable[[], Mapping[str, Any]],
         *,
-        opened: bool = False,
+        opened: bool,
     ) -> None:
         self._checks = checks
         self._told = told
