@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import PAGES, ROOT, all_blocks, prose
-from holdfast.config.settings import load
+from docs.pages import PAGES, ROOT, Block, all_blocks, prose
+from holdfast.cli.checking import check_all
+from holdfast.config.layers import from_file
 from holdfast.core.fields import fields_of
+from holdfast.supervisor.configuration import make_schema
 from holdfast.supervisor.settings import Settings
 
 GENERATOR = ROOT / "scripts" / "settings-table"
@@ -41,7 +43,7 @@ def test_defaults_in_the_pages_tables_are_the_defaults(page: Path) -> None:
 
 
 @pytest.mark.parametrize("block", all_blocks("toml"), ids=lambda block: block.place)
-def test_each_settings_file_in_the_pages_is_valid(block, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_each_settings_file_in_the_pages_is_valid(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "holdfast.toml"
     file.write_text(block.text)
-    load(Settings, table="run", file=file, env={}, flags={})
+    check_all(make_schema(), from_file(file), secrets=False)

@@ -144,11 +144,17 @@ class _Kept:
                 yield place_text(inner), item
 
     def _from_file(self, place: Place) -> bool:
-        origins = self._status.origins
-        told = next((found for n in range(len(place), 0, -1) if (found := origins.get(place_text(place[:n])))), "")
+        """Whether the value, or the first one in it, came from a file. What nobody told of is a table that is empty."""
+        path = place_text(place)
+        told = next((text for name, text in self._status.origins.items() if _within(name, path)), "")
         where, _, line = told.rpartition(":")
         name = where if line.isdecimal() else told
-        return name in self._status.files or any(name.startswith(f"{one}/") for one in self._status.directories)
+        return not told or name in self._status.files or any(name.startswith(f"{d}/") for d in self._status.directories)
+
+
+def _within(name: str, path: str) -> bool:
+    """Whether the place ``name`` is ``path``, or is in it."""
+    return name == path or name.startswith((f"{path}.", f"{path}["))
 
 
 def _number(text: str) -> int:
