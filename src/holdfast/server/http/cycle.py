@@ -47,6 +47,7 @@ class Cycle(Response):
         "late",
         "refusal",
         "request_id",
+        "started",
         "task",
         "ticket",
         "timer",
@@ -75,6 +76,7 @@ class Cycle(Response):
         self.late = False
         self.ending = False
         self.began = began
+        self.started = 0.0  # when its turn came
         self.accounted = False
         self.request_id: str = scope["request_id"]
 

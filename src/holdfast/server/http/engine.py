@@ -376,9 +376,9 @@ class HttpEngine:
     async def _cut(self) -> DrainReport:
         state = self.state
         state.entrance.clear()
-        names = [f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in state.cycles.values()]
+        names = [f"{cycle.scope['method']} {cycle.scope['path']}" for cycle in state.entrance.cycles.values()]
         names += [task.get_name() for task in state.tasks]
-        tasks = {*state.cycles, *state.tasks}
+        tasks = {*state.entrance.cycles, *state.tasks}
         for task in tasks:
             task.cancel("the drain limit was reached")
         if tasks:

@@ -45,6 +45,8 @@ class Entrance:
         self.admission = Admission(admission, routes, clock=clock)
         self.answers = Answers(errors)
         self.exempt = exempt
+        self.cycles: dict[asyncio.Task[None], Cycle] = {}
+        """Requests whose app has not returned. WebSockets are in ``EngineState.tasks``."""
         self.access = access
         self.counters = RequestCounters()
         self.ids = RequestIds()
@@ -113,14 +115,14 @@ class Entrance:
         if cycle.refusal is not None:
             cycle.turn_away(cycle.refusal)
         elif ticket is None:
-            cycle.protocol.begin(cycle)
+            cycle.protocol.begin(cycle, self.cycles.pop)
         else:
             if ticket.deadline < inf and not cycle.limit_time(ticket.deadline - self.now()):
                 cycle.turn_away(DeadlineExceeded("deadline", LATE, None, None, ticket.route))
             elif self.queue:
                 self.starter.submit(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
             else:
-                cycle.protocol.begin(cycle)
+                cycle.protocol.begin(cycle, self.cycles.pop)
 
     def clear(self) -> None:
         """Refuse what waits: the worker ends."""
@@ -128,10 +130,11 @@ class Entrance:
         self.starter.clear()
 
     def _start(self, cycle: Cycle) -> None:
-        now = self.now
-        began = now()
-        done = self.starter.done
-        cycle.protocol.begin(cycle).add_done_callback(lambda _: done(now() - began))
+        cycle.started = self.now()
+        cycle.protocol.begin(cycle, self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self.starter.done(self.now() - self.cycles.pop(task).started)
 
     def _shed(self, cycle: Cycle) -> None:
         cycle.turn_away(DRAINED if self._draining else SHED)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
@@ -138,7 +139,8 @@ class HttpProtocol(ReadingProtocol):
         if "%" in path:
             path = unquote(path)
         method = parser.get_method().decode("ascii")
-        client, scheme = self.client, cast("str", self.scheme)
+        client = self.client
+        scheme: str = self.scheme  # type: ignore[assignment]
         entrance = self.state.entrance
         given = None
         if self.peer.trusted:
@@ -161,7 +163,7 @@ class HttpProtocol(ReadingProtocol):
             "extensions": self.state.extensions,
             "request_id": entrance.ids.of(given, trusted=True) if given is not None else entrance.ids.fresh(),
         }
-        self.scope = cast("Any", scope)
+        self.scope = scope  # type: ignore[assignment]
         if parser.should_upgrade() and self._should_upgrade():
             if self.active is not None:
                 raise Refusal(400, "A WebSocket cannot begin before the requests ahead of it are answered.")
@@ -178,16 +180,17 @@ class HttpProtocol(ReadingProtocol):
             try:
                 ticket = entrance.admission.enter(method, path, self.host, self.headers, self.peer, now)
             except Rejected as error:
-                refused = error
+                refused = error.with_traceback(None)  # it would hold this frame, and the frame it
         keep_alive = modern and parser.should_keep_alive()
         cycle = Cycle(self, scope, keep_alive, modern and self.expect_100_continue, ticket, now)
         if refused is not None:
             cycle.refusal = refused
             cycle.keep_alive = keep_alive and not self._has_large_body()
-        self.cycle = cast("Any", cycle)
+        self.cycle = cycle  # type: ignore[assignment]
         if self.active is None:
             self.deadline = NEVER
-            self._run(cycle)
+            self.active = cycle
+            entrance.submit(cycle)
         else:
             self.waiting.append(cycle)
             self.flow.pause_reading()
@@ -206,7 +209,7 @@ class HttpProtocol(ReadingProtocol):
         self.mid_chunk = True
         if self.upgrading:
             return
-        cycle = cast("Cycle", self.cycle)
+        cycle: Cycle = self.cycle  # type: ignore[assignment]
         cycle.more_body = False
         if not cycle.response_complete:
             if not self.flow.write_paused:
@@ -254,13 +257,11 @@ class HttpProtocol(ReadingProtocol):
         self.ws_protocol_class = cast("Any", make)
         super().handle_websocket_upgrade()
 
-    def begin(self, cycle: Cycle) -> "asyncio.Task[None]":
-        task = self.loop.create_task(cycle.run(self.app))
-        cycle.task = task
-        cycles = self.state.cycles
-        cycles[task] = cycle
-        task.add_done_callback(cycles.pop)
-        return task
+    def begin(self, cycle: Cycle, ended: Callable[[asyncio.Task[None]], object]) -> None:
+        """Call the app. ``ended`` must take the task out of the engine's ``cycles``."""
+        cycle.task = task = self.loop.create_task(cycle.run(self.app))
+        self.state.entrance.cycles[task] = cycle
+        task.add_done_callback(ended)
 
     @property
     def last_answer(self) -> bool:

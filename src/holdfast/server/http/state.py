@@ -1,6 +1,5 @@
 """What the connections of one engine share."""
 
-import asyncio
 import socket
 import ssl
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from holdfast.server.http.migration import send_connection
 from holdfast.server.http.settings import HttpSettings
 
 if TYPE_CHECKING:
-    from holdfast.server.http.cycle import Cycle
     from holdfast.server.http.entrance import Entrance
     from holdfast.server.http.protocol import HttpProtocol
 
@@ -59,8 +57,6 @@ class EngineState(ServerState):
         """No new connections; those there are end one by one."""
         self.migrating = False
         """Connections at a message boundary go to whoever reads the intake."""
-        self.cycles: dict[asyncio.Task[None], Cycle] = {}
-        """Requests whose app has not returned. WebSockets are in ``tasks``."""
         self.moving: dict[HttpProtocol, None] = {}
         """Connections to hand over, in the order in which they get their turn."""
         self.accepted = 0
@@ -71,7 +67,7 @@ class EngineState(ServerState):
 
     @property
     def in_flight(self) -> int:
-        return len(self.cycles) + len(self.tasks) + self.entrance.waiting
+        return len(self.entrance.cycles) + len(self.tasks) + self.entrance.waiting
 
     def set_date(self, unix_seconds: float) -> None:
         self.default_headers = [(b"date", formatdate(unix_seconds, usegmt=True).encode())]
