@@ -131,6 +131,7 @@ def test_directories_are_layers_too(
     Path("one/run.workers").write_text("many\n")
     assert "one/run.workers run.workers: got 'many'" in complaint(capsys, "run", "a:b", "--config-dir", "one")
     monkeypatch.setenv("HOLDFAST_CONFIG_DIR", "one:two")
+    Path("one/run.workers").write_text("2\n")
     Path("two/run.workers").write_text("0\n")
     assert "two/run.workers run.workers: got 0" in complaint(capsys, "run", "a:b")
     assert "none: expected a file that can be read" in complaint(capsys, "run", "a:b", "--config-dir", "none")

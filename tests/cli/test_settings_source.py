@@ -97,3 +97,10 @@ def test_flags_and_variables_name_the_service_before_a_broken_file_does(
     monkeypatch.setenv("HOLDFAST_NAME", "payments")
     assert source(tmp_path).state(None) == state / "payments"
     assert source(tmp_path, name="shipping").state(None) == state / "shipping"
+
+
+def test_a_mistake_in_a_file_is_told_even_where_a_flag_lies_over_it(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('[run]\nworkers = "many"\n[[routes]]\nmatch = 3\n')
+    with pytest.raises(ConfigErrors) as caught:
+        source(tmp_path, workers="2").document()
+    assert [error.path for error in caught.value.errors] == ["run.workers", "routes[0].match"]

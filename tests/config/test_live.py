@@ -13,7 +13,8 @@ from holdfast.config.diff import Changes
 from holdfast.config.document import Document
 from holdfast.config.history import History
 from holdfast.config.live import PENDING_LIMIT, READ_TIMEOUT, TURN_TIMEOUT, Live
-from holdfast.config.mistakes import ConfigErrors
+from holdfast.config.mistakes import ConfigErrors, Place
+from holdfast.config.schema import Schema
 from holdfast.config.secret import BLOT
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.clock import WALL_OFFSET, VirtualClock
@@ -596,3 +597,40 @@ def test_a_start_is_noted_as_good_only_when_that_is_said(tmp_path: Path) -> None
         assert (found[0], found[1].values) == (1, GOOD.values)
 
     asyncio.run(scene())
+
+
+def test_what_only_somebody_outside_knows_to_be_secret_is_not_shown_either(tmp_path: Path) -> None:
+    async def scene() -> None:
+        schema = Schema({"settings": dict})
+        live = Live(schema, values(settings={"dsn": "pw-one"}), history=History(tmp_path), env=NO_ENV, noted=False)
+        live.hide([("settings", "dsn")])
+        live.note(who="start")
+
+        async def confirm(snapshot: Snapshot, changes: Changes) -> list[Place]:
+            return [("settings", "dsn"), ("settings", "gone")]
+
+        applied = await live.propose(values(settings={"dsn": "pw-two", "x": 1}), who="ann", confirm=confirm)
+        await live.close()
+        assert [str(change) for change in applied.changes.items] == [
+            f"settings.dsn: {BLOT} -> {BLOT}",
+            "settings.x: '<absent>' -> 1".replace("'", ""),
+        ]
+        assert live.current.redacted() == {"settings": {"dsn": BLOT, "x": 1}}
+        kept = "".join(path.read_text() for path in (tmp_path / "versions").iterdir())
+        kept += (tmp_path / "history.jsonl").read_text()
+        assert "pw-" not in kept
+
+    asyncio.run(scene())
+
+
+def test_another_version_of_the_same_is_a_change_for_those_who_confirm() -> None:
+    async def scene(live: Live, _: VirtualClock) -> None:
+        seen: list[int] = []
+
+        async def confirm(snapshot: Snapshot, changes: Changes) -> None:
+            seen.append(snapshot.version)
+
+        applied = await live.propose(GOOD, who="ann", version=9, confirm=confirm)
+        assert (seen, live.current.version, applied.changes.total) == ([9], 9, 0)
+
+    run(scene)

@@ -15,6 +15,8 @@ from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.status import (
     AnyEvent,
     BootRefused,
+    ConfigurationChanged,
+    ConfigurationRefused,
     GenerationRefused,
     GenerationReplaced,
     ServiceStopping,
@@ -44,6 +46,17 @@ LINES: list[tuple[Event, int, str]] = [
     (BootRefused(0, 1, 2, "no table", "Traceback"), logging.ERROR, "worker 1 of generation 2: no table\nTraceback"),
     (GenerationReplaced(0, 2, 4, 1.0), logging.INFO, "generation 2 serves with 4 workers after 1.00 s"),
     (GenerationRefused(0, 2, "no", ""), logging.ERROR, "generation 2 is refused, the one before serves on: no"),
+    (
+        ConfigurationChanged(0, 4, "d1", "ann", "more", ("a: 1 -> 2",), 1),
+        logging.INFO,
+        "configuration 4 holds (ann: more): a: 1 -> 2",
+    ),
+    (ConfigurationChanged(0, 4, "d1", "ann", "", ("a", "b"), 9), logging.INFO, "holds (ann): \n  a\n  b\n  and 7 more"),
+    (
+        ConfigurationRefused(0, 4, "file", "saved", ("x: no",), 1),
+        logging.ERROR,
+        "a configuration is refused (file: saved), 4 stays: x: no",
+    ),
     (SupervisorUpgraded(0, "1.0"), logging.INFO, "upgraded to holdfast 1.0"),
     (ServiceStopping(0, "SIGTERM"), logging.INFO, "stopping (SIGTERM)"),
 ]

@@ -14,10 +14,11 @@ from holdfast.cli.changes import saved
 from holdfast.cli.exitcode import START, CommandError
 from holdfast.cli.options import options_of
 from holdfast.cli.run import CONFIG_HELP, DIRECTORIES_HELP
-from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, read, rehearse, settle, take_over
+from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, settle, start, take_over
 from holdfast.cli.settings import CONFIG_VARIABLE, DIRECTORIES_VARIABLE, SettingsSource
 from holdfast.core.errors import ConfigError
 from holdfast.core.event import Event
+from holdfast.supervisor.beginning import Beginning, begin
 from holdfast.supervisor.master import EXIT_BOOT, Supervisor
 from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.status import GenerationReplaced
@@ -32,6 +33,7 @@ PRESETS: Final = {
     "idle_grace": "0s",
     "drain_timeout": "5s",
     "stop_timeout": "5s",
+    "state_dir": "none",
 }
 """What a developer wants whatever the file and the environment say; flags still win."""
 SHOWN: Final = 3
@@ -66,13 +68,14 @@ def dev(config: str | None, config_dir: tuple[str, ...], watch: tuple[Path, ...]
     resumed = take_over()
     directory = settle(resumed)
     source = SettingsSource(flags, config=config, directory=directory, presets=PRESETS, config_dirs=config_dir)
-    settings = read(source, resumed)
+    beginning = start(source, resumed)
     if resumed is not None and resumed.trial:
-        rehearse(resumed, settings)
+        print("ready to take over")
         return 0
+    settings: Settings = beginning.live.current.run
     configure_log(settings)
     watched = list(watch) or [directory / settings.app_dir]
-    return asyncio.run(_Development(source, watched).run(settings, resumed))
+    return asyncio.run(_Development(source, watched).run(beginning, resumed))
 
 
 class _Development:
@@ -84,16 +87,16 @@ class _Development:
         self._changed = asyncio.Event()
         self._names = ""
 
-    async def run(self, settings: Settings, resumed: Resumed | None) -> int:
+    async def run(self, beginning: Beginning, resumed: Resumed | None) -> int:
         watcher = asyncio.create_task(self._watch(), name="file watch")
         watcher.add_done_callback(self._watch_ended)
         try:
-            while (status := await self._serve(settings, resumed)) == EXIT_BOOT:
+            while (status := await self._serve(beginning, resumed)) == EXIT_BOOT:
                 resumed = None
                 following = await self._after_failure()
                 if following is None:
                     return status
-                settings = following
+                beginning = following
             return status
         finally:
             watcher.cancel()
@@ -109,9 +112,9 @@ class _Development:
         if not watcher.cancelled() and (exc := watcher.exception()) is not None:
             _say(f"saved files are not noticed any more: {exc}")
 
-    async def _serve(self, settings: Settings, resumed: Resumed | None) -> int:
-        control = self._source.control(settings)
-        supervisor = Supervisor(settings, self._source.read, control=control, arguments=arguments(), resumed=resumed)
+    async def _serve(self, beginning: Beginning, resumed: Resumed | None) -> int:
+        control = self._source.control(beginning.live.current.run)
+        supervisor = Supervisor(self._source, beginning, control=control, arguments=arguments(), resumed=resumed)
         serving = asyncio.Event()
         if resumed is not None:
             serving.set()
@@ -148,7 +151,7 @@ class _Development:
             if not reload.cancelled() and (exc := reload.exception()) is not None:
                 _say(f"not reloaded: {exc}")
 
-    async def _after_failure(self) -> Settings | None:
+    async def _after_failure(self) -> Beginning | None:
         """Wait for a save that gives sound settings. None when told to end before."""
         _say("waiting for a file to be saved; Ctrl-C ends")
         ended = asyncio.Event()
@@ -164,7 +167,7 @@ class _Development:
                     return None
                 self._changed.clear()
                 try:
-                    return self._source.read()
+                    return begin(self._source)
                 except ConfigError as exc:
                     _say(str(exc))
 

@@ -7,7 +7,7 @@ import click
 
 from holdfast.cli.exitcode import START, CommandError
 from holdfast.cli.options import options_of
-from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, read, rehearse, settle, take_over
+from holdfast.cli.serve import ENGINE, arguments, configure_log, demand, settle, start, take_over
 from holdfast.cli.settings import CONFIG_VARIABLE, DIRECTORIES_VARIABLE, SettingsSource
 from holdfast.core.errors import ConfigError
 from holdfast.supervisor.master import Supervisor
@@ -42,14 +42,14 @@ def run(config: str | None, config_dir: tuple[str, ...], **flags: Any) -> int:
     demand(*ENGINE)
     resumed = take_over()
     source = SettingsSource(flags, config=config, directory=settle(resumed), config_dirs=config_dir)
-    settings = read(source, resumed)
+    beginning = start(source, resumed)
     if resumed is not None and resumed.trial:
-        rehearse(resumed, settings)
+        print("ready to take over")
         return 0
+    settings: Settings = beginning.live.current.run
     configure_log(settings)
-    supervisor = Supervisor(
-        settings, source.read, control=source.control(settings), arguments=arguments(), resumed=resumed
-    )
+    control = source.control(settings)
+    supervisor = Supervisor(source, beginning, control=control, arguments=arguments(), resumed=resumed)
     try:
         return asyncio.run(supervisor.run())
     except ConfigError as exc:  # the settings were sound: it is the machine that refuses

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from holdfast.cli.exitcode import FAILED, CommandError
-from holdfast.core.errors import BootError, ConfigError
+from holdfast.core.errors import BootError
 
 if TYPE_CHECKING:
     from holdfast.cli.settings import SettingsSource
+    from holdfast.supervisor.beginning import Beginning
     from holdfast.supervisor.settings import Settings
     from holdfast.supervisor.upgrade import Resumed
 
@@ -57,23 +58,20 @@ def settle(resumed: "Resumed | None") -> Path:
 
 
 def rehearse(resumed: "Resumed", settings: "Settings") -> None:
-    """In the trial before an upgrade: say that this code can take over. Raises BootError when it must not."""
+    """In the trial before an upgrade: raise BootError when this code must not take over with these settings."""
     resumed.check(settings)
-    print("ready to take over")
 
 
-def read(source: "SettingsSource", resumed: "Resumed | None") -> "Settings":
-    """The settings; after a re-exec, if they cannot be read just now, those of before: the service must go on."""
-    try:
-        return source.read()
-    except ConfigError as exc:
-        if resumed is None or resumed.trial:
-            raise
-        from holdfast.config.settings import restore
-        from holdfast.supervisor.settings import Settings
+def start(source: "SettingsSource", resumed: "Resumed | None") -> "Beginning":
+    """What holds at first: what is read now, the last good configuration, or that of before a re-exec.
 
-        print(f"holdfast: {exc}; the settings of before the upgrade stay", file=sys.stderr)
-        return restore(Settings, resumed.settings)
+    In the trial before an upgrade, what is read now. Raises ConfigError.
+    """
+    from holdfast.supervisor.beginning import begin
+
+    if resumed is not None and resumed.trial:
+        rehearse(resumed, source.read())
+    return begin(source, resumed)
 
 
 def configure_log(settings: "Settings") -> None:

@@ -4,14 +4,15 @@ import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from holdfast.config.document import Document
 from holdfast.config.layers import VARIABLES, read_document
-from holdfast.config.mistakes import all_of, each, printable
+from holdfast.config.mistakes import Place, all_of, each, printable
 from holdfast.config.reading import read_text
+from holdfast.config.schema import Schema
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import nearest
@@ -42,6 +43,7 @@ NOWHERE: Final = "none"
 NAMES_SHOWN: Final = 12
 """How many valid names a message lists when none is near."""
 
+_RUN: Final = Schema({TABLE: Settings})
 _HEADER: Final = re.compile(r"\s*\[([A-Za-z0-9_-]+)\]")
 _ENTRY: Final = re.compile(r"""\s*([A-Za-z0-9_-]+)\s*=\s*["']([^"'\\]*)["']""")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -71,6 +73,7 @@ class SettingsSource:
         self.schema = make_schema()
         given = {name: value for name, value in flags.items() if value is not None and value != ()}
         self._flags = {f"{TABLE}.{name}": value for name, value in {**(presets or {}), **given}.items()}
+        self._aliases: dict[str, Place] = {variable: (TABLE, name) for variable, name in _variables().items()}
         self._options = {f"{TABLE}.{name}": _option(name) for name in Settings.__struct_fields__}
 
     @property
@@ -85,23 +88,42 @@ class SettingsSource:
 
     def document(self) -> Document:
         """All layers as they are now. Raises ``ConfigErrors`` with all that is wrong in them."""
-        mistakes: list[ConfigError] = []
-        file = self.file
+        mistakes = list(_strangers())
         try:
-            document = read_document(
-                files=() if file is None else (file,),
-                directories=self.directories,
-                env=os.environ,
-                flags=self._flags,
-                aliases={variable: (TABLE, name) for variable, name in _variables().items()},
-                options=self._options,
-            )
+            document = self._merged(_check_layer)
         except ConfigError as error:
-            mistakes = list(each(error))
-        mistakes += _strangers()
+            mistakes += each(error)
+            with contextlib.suppress(ConfigError):  # what lies in other sections is told with it
+                mistakes += self._mistakes_in(self._merged())
+        if mistakes:
+            told = {str(one): one for one in map(_plainly, mistakes)}
+            raise all_of(told.values())
+        return document
+
+    def _merged(self, check: Callable[[Document], object] | None = None) -> Document:
+        return read_document(
+            files=() if self.file is None else (self.file,),
+            directories=self.directories,
+            env=os.environ,
+            flags=self._flags,
+            aliases=self._aliases,
+            options=self._options,
+            check=check,
+        )
+
+    def _mistakes_in(self, document: Document) -> tuple[ConfigError, ...]:
+        try:
+            self.schema.read(document)
+        except ConfigError as error:
+            return each(error)
+        return ()
+
+    def overlay(self) -> Document:
+        """The variables and flags alone. Raises ``ConfigErrors``."""
+        mistakes = list(_strangers())
         if mistakes:
             raise all_of(mistakes)
-        return document
+        return read_document(env=os.environ, flags=self._flags, aliases=self._aliases, options=self._options)
 
     def read(self) -> Settings:
         """The settings of now, checked. Raises ``ConfigErrors``, for all sections."""
@@ -142,6 +164,12 @@ class SettingsSource:
         texts.update({name.removeprefix(f"{TABLE}."): str(value) for name, value in self._flags.items()})
         app, name, state_dir = (texts.get(key, "") for key in ("app", "name", "state_dir"))
         return Settings(app=app, name=name, state_dir=state_dir)
+
+
+def _check_layer(layer: Document) -> None:
+    """Raise ``ConfigErrors`` for settings of ``[run]`` that are wrong, even where a flag lies over them."""
+    if TABLE in layer.values:
+        _RUN.read(Document({TABLE: layer.values[TABLE]}, layer.mark))
 
 
 def _option(name: str) -> str:

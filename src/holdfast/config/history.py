@@ -298,10 +298,12 @@ def start_document(
     *,
     env: Mapping[str, str] | None = None,
     clock: Clock = SYSTEM,
+    amend: Callable[[Document], Document] | None = None,
 ) -> Start:
     """What ``read`` gives, when ``schema`` takes it; else the last good document, with the reason, which is logged too.
 
-    The refusal is noted in the history.
+    The refusal is noted in the history. ``amend`` makes of the last good one what is used in its place, with the flags
+    of this start for example, or raises ``ConfigError``.
 
     Raises what is wrong with the first when there is no good one, or when that is not good any more. Blocks.
     """
@@ -314,6 +316,7 @@ def start_document(
             raise
         version, document = good
         try:
+            document = document if amend is None else amend(document)
             schema.read(document, env=env)
         except ConfigError:
             raise error from None

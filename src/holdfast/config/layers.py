@@ -41,8 +41,12 @@ def read_document(
     flags: Mapping[str, object] | None = None,
     aliases: Mapping[str, Place] | None = None,
     options: Mapping[str, str] | None = None,
+    check: Callable[[Document], object] | None = None,
 ) -> Document:
-    """All layers as one document. ``ConfigErrors`` tells what is wrong in each of them. Reads files: it may block."""
+    """All layers as one document. ``ConfigErrors`` tells what is wrong in each of them. Reads files: it may block.
+
+    ``check`` looks at each layer by itself, and raises ``ConfigError``: also for what another layer lies over.
+    """
     makers: list[Callable[[], Document]] = [
         lambda: Document.of(defaults or {}),
         *(functools.partial(from_file, file) for file in files),
@@ -55,6 +59,8 @@ def read_document(
     for make in makers:
         try:
             documents.append(make())
+            if check is not None:
+                check(documents[-1])
         except ConfigError as error:
             errors.append(error)
     if errors:

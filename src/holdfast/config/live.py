@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
@@ -13,7 +13,7 @@ from holdfast.config.diff import Changes, changes
 from holdfast.config.document import Document
 from holdfast.config.history import History
 from holdfast.config.hooks import CHANGE_TIMEOUT, CHECK_TIMEOUT, HOOKS_LIMIT, Check, Hook, looked_at
-from holdfast.config.mistakes import all_of, each
+from holdfast.config.mistakes import Place, all_of, each
 from holdfast.config.reader import blotted_error
 from holdfast.config.schema import Schema
 from holdfast.config.snapshot import Snapshot
@@ -31,8 +31,11 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that closing waits for the disk."""
 
 Proposal: TypeAlias = Document | Callable[[], Document]
-Confirm: TypeAlias = Callable[[Snapshot, Changes], Awaitable[None]]
-"""The last word on a proposal, of somebody outside: with the snapshot as it would be. A ``ConfigError`` refuses."""
+Confirm: TypeAlias = Callable[[Snapshot, Changes], Awaitable[Collection[Place] | None]]
+"""The last word on a proposal, of somebody outside: with the snapshot as it would be. A ``ConfigError`` refuses.
+
+It may return the places of values that are secret, which it knows and the schema does not.
+"""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -123,13 +126,17 @@ class Live:
         self.history.applied(self.current, None, at=self._clock.wall(), who=who, why=why)
         self._write()
 
+    def hide(self, places: Collection[Place]) -> None:
+        """What is at ``places`` is secret: somebody knows that whom the schema does not. Nobody is told."""
+        self.watch.set(self.current.hiding(places))
+
     async def propose(
         self, proposal: Proposal, *, who: str, why: str = "", version: int | None = None, confirm: Confirm | None = None
     ) -> Applied:
         """Make ``proposal``, a document or a function that reads one, the configuration. One proposal at a time.
 
         ``confirm`` is asked last, when all checks agree and something changes; it has no limit here. ``version`` is
-        what the snapshot gets, by default the next.
+        what the snapshot gets, by default the next; another one than the current is a change, even of nothing else.
 
         Raises ``ConfigErrors`` with all that is wrong, or with all refusals of the checks; then nothing has changed.
         Raises ``Overloaded`` when ``PENDING_LIMIT`` others wait, or the turn does not come. A cancellation before
@@ -140,12 +147,14 @@ class Live:
             try:
                 candidate = await self._read(proposal)
                 found = changes(self.current, candidate, self.schema)
-                if not found and candidate.digest == self.current.digest:
+                same = not found and candidate.digest == self.current.digest
+                if same and version in (None, self.current.version):
                     return Applied(self.current, found)
                 await self._ask(candidate, found.sections)
                 snapshot = candidate.with_version(self.current.version + 1 if version is None else version)
-                if confirm is not None:
-                    await confirm(snapshot, found)
+                if confirm is not None and (hidden := await confirm(snapshot, found)):
+                    snapshot = snapshot.hiding(hidden)
+                    found = changes(self.current, snapshot, self.schema)
             except ConfigError as error:
                 version = self.current.version
                 self.history.refused(error, version=version, at=self._clock.wall(), who=who, why=why)

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from holdfast.config.document import Document, Mark, Origin
@@ -94,6 +94,14 @@ class Snapshot:
         other = object.__new__(Snapshot)
         for name in self.__slots__:
             object.__setattr__(other, name, version if name == "version" else getattr(self, name))
+        return other
+
+    def hiding(self, places: Collection[Place]) -> "Snapshot":
+        """The same, in which the values at ``places`` are secret too."""
+        known = {place: self.document.get(place) for place in places if place not in self._secrets}
+        texts = {place: value if isinstance(value, str) else str(value) for place, value in known.items() if value}
+        other = self.with_version(self.version)
+        object.__setattr__(other, "_secrets", types.MappingProxyType({**self._secrets, **texts}))
         return other
 
     def for_disk(self, *, plain: bool) -> tuple[Document, bool]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from holdfast.config.mistakes import Place
 from holdfast.core.drain import Drain
 from holdfast.core.errors import BootError
 from holdfast.core.watch import Watch
@@ -17,9 +18,12 @@ from holdfast.server.http.state import Listening
 from holdfast.server.http.tls import POLL_INTERVAL, TlsSettings, make_context, watch_certificates
 from holdfast.service.interface import ASGIApp, WSGIApp, load
 from holdfast.service.lifecycle import Lifecycle, Limits
-from holdfast.service.probes import HealthRoutes
+from holdfast.service.probes import PROBES, HealthRoutes
 from holdfast.supervisor import machine
-from holdfast.supervisor.channel import Beat, Booting, Message, Retire, Start
+from holdfast.supervisor.channel import Apply, Beat, Booting, Configure, Forget, Message, Retire, Start
+from holdfast.supervisor.follower import Follower
+from holdfast.supervisor.settings import Settings
+from holdfast.telemetry.logs import configure
 
 logger = logging.getLogger("holdfast.worker")
 
@@ -43,6 +47,7 @@ class Application:
         self._contexts: Watch[Any] | None = None
         self._certificates: asyncio.Task[None] | None = None
         self._drain_until = float("inf")
+        self._follower: Follower | None = None
 
     def load(self) -> None:
         """Import the app. Raises BootError with the app's own error."""
@@ -58,6 +63,7 @@ class Application:
             drain=self._drain,
             wsgi=self._bridge,
         )
+        self._follower = Follower(self._start.configuration, self._lifecycle.service, self._configure_log)
 
     async def start(self, say: Callable[[Message], object]) -> None:
         """Resources, lifespan, background work, first checks, probe. Raises BootError."""
@@ -67,6 +73,8 @@ class Application:
         await lifecycle.start()
         say(Booting("waiting for the critical checks"))
         await lifecycle.first_checks(self._boot_time_left())
+        say(Booting("asking the app about its configuration"))
+        await self._running_follower.live.verify()
         if settings.probe:
             say(Booting(f"probing {settings.probe}"))
             await self._probe(settings.probe, self._boot_time_left())
@@ -75,10 +83,19 @@ class Application:
 
     async def serve(self) -> None:
         """Begin to accept connections."""
-        self._engine = self._make_engine(self._running)
+        self._engine = self._running_follower.engine = self._make_engine(self._running)
         await self._engine.start(self._running.state)
         if self._contexts is not None:
             self._certificates = asyncio.create_task(self._follow_certificates(self._contexts), name="certificates")
+
+    def configure(self, message: Configure | Apply | Forget, say: Callable[[Message], object]) -> None:
+        """The supervisor has something to say about the configuration; ``say`` takes the answers."""
+        self._running_follower.hear(message, say)
+
+    @property
+    def secrets(self) -> tuple[Place, ...]:
+        """The places of what the app's types know to be secret in the configuration."""
+        return self._running_follower.secrets
 
     async def drain(self, order: Retire) -> tuple[tuple[str, ...], int]:
         """End connections, then the app. Returns what could not be finished, by name, and how many were handed over."""
@@ -142,6 +159,11 @@ class Application:
         return self._engine
 
     @property
+    def _running_follower(self) -> Follower:
+        assert self._follower is not None
+        return self._follower
+
+    @property
     def _running(self) -> Lifecycle:
         assert self._lifecycle is not None
         return self._lifecycle
@@ -154,9 +176,17 @@ class Application:
             self._certificates.cancel()
             await asyncio.gather(self._certificates, return_exceptions=True)
         report = await self._running.stop(limits)
+        if self._follower is not None:
+            await self._follower.close()
         if self._engine is not None:
             await self._engine.stop()
         return report.problems
+
+    def _configure_log(self, settings: Settings) -> None:
+        now, before = ((one.log_format, one.log_level) for one in (settings, self._settings))
+        self._settings = settings
+        if now != before:
+            configure_log(self._start, settings)
 
     def _make_engine(self, lifecycle: Lifecycle) -> HttpEngine:
         settings = self._settings
@@ -170,7 +200,18 @@ class Application:
         app: ASGIApp = lifecycle.app
         if settings.health and not lifecycle.service.health_routes:
             app = HealthRoutes(app, lifecycle.health.report)
-        return HttpEngine(app, listeners, settings.http(), drain=self._drain, intake=(receive, send))
+        current = self._running_follower.live.current
+        return HttpEngine(
+            app,
+            listeners,
+            settings.http(),
+            drain=self._drain,
+            intake=(receive, send),
+            admission=current.admission,
+            routes=current.routes,
+            errors=self._running_follower.errors,
+            exempt=PROBES if settings.health or lifecycle.service.health_routes else (),
+        )
 
     @property
     def _tls(self) -> TlsSettings:
@@ -242,3 +283,9 @@ def _share(seconds: float) -> Limits:
     """What is left of a drain, dealt out to the steps that end the app. Resources have limits of their own."""
     left = max(seconds, MIN_ENDING)
     return Limits(background=left * 0.1, tasks=left * 0.5, cancel=min(2.0, left * 0.1), shutdown=left * 0.3)
+
+
+def configure_log(start: Start, settings: Settings) -> None:
+    """The log of a worker."""
+    labels = {"service": settings.service_name, "worker": start.slot, "generation": start.generation}
+    configure(format=settings.log_format, level=settings.log_level, labels=labels)

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from holdfast.config.mistakes import Place
 from holdfast.core.errors import BootError
+from holdfast.supervisor.parcel import Parcel
 from holdfast.supervisor.settings import Settings
 
 logger = logging.getLogger("holdfast.channel")
@@ -45,6 +47,7 @@ class Start(Message, frozen=True):
     intake: tuple[int, int]
     began: float
     dump: int = -1
+    configuration: Parcel | None = None
 
 
 class Booting(Message, frozen=True):
@@ -54,7 +57,9 @@ class Booting(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """The worker could accept connections."""
+    """The worker could accept connections. ``secrets`` are the places of what its app's types know to be secret."""
+
+    secrets: tuple[Place, ...] = ()
 
 
 class Serve(Message, frozen=True):
@@ -105,6 +110,62 @@ class Retire(Message, frozen=True):
     reason: str
 
 
+class Configure(Message, frozen=True):
+    """Have this configuration, if you can. With ``hold`` only once ``Apply`` says so, or else at once.
+
+    The answer has the same ``ticket``: ``Disagreed``; or with ``hold`` ``Agreed``, and ``Configured`` at the end.
+    """
+
+    ticket: int
+    configuration: Parcel
+    hold: bool = True
+
+
+class Apply(Message, frozen=True):
+    """All have agreed: it holds now."""
+
+    ticket: int
+
+
+class Forget(Message, frozen=True):
+    """Somebody has not agreed: nothing changes."""
+
+    ticket: int
+
+
+class Mistake(msgspec.Struct, frozen=True):
+    """A ``ConfigError`` on its way. ``value`` is as it is shown, None when it is not."""
+
+    path: str
+    value: str | None
+    expected: str
+    source: str
+    hint: str
+
+
+class Agreed(Message, frozen=True):
+    """The worker could have that configuration. ``secrets`` as in ``Ready``."""
+
+    ticket: int
+    secrets: tuple[Place, ...] = ()
+
+
+class Disagreed(Message, frozen=True):
+    """It could not, and nothing has changed."""
+
+    ticket: int
+    mistakes: tuple[Mistake, ...]
+
+
+class Configured(Message, frozen=True):
+    """It has it. ``deaf`` names the app's hooks that failed when they were told."""
+
+    ticket: int
+    version: int
+    digest: str
+    deaf: tuple[str, ...] = ()
+
+
 class Draining(Message, frozen=True):
     """The worker has begun to drain: it accepts nothing more, and what it keeps is on its way out."""
 
@@ -116,7 +177,24 @@ class Retired(Message, frozen=True):
     migrated: int
 
 
-AnyMessage = Start | Booting | Ready | Serve | Failed | Beat | Leave | LameDuck | Retire | Draining | Retired
+Answer = Agreed | Disagreed | Configured
+AnyMessage = (
+    Start
+    | Booting
+    | Ready
+    | Serve
+    | Failed
+    | Beat
+    | Leave
+    | LameDuck
+    | Configure
+    | Apply
+    | Forget
+    | Answer
+    | Retire
+    | Draining
+    | Retired
+)
 
 
 def _encode_special(value: Any) -> Any:

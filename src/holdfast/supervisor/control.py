@@ -23,10 +23,11 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from holdfast.config.mistakes import ConfigErrors
 from holdfast.core.errors import BootError, ConfigError, HoldfastError
 from holdfast.core.event import Event
 from holdfast.supervisor.address import Address
@@ -49,6 +50,13 @@ MAX_BEHIND = 1000
 """Events a follower may be late by; beyond it the connection ends."""
 
 
+COMMAND: Final = "command"
+"""Who asks when nobody says who."""
+OPERATIONS: Final = (
+    "status, reload, upgrade, drain, scale, stop, kill, events, config, config-history, config-apply or config-rollback"
+)
+
+
 class Request(msgspec.Struct, frozen=True):
     """What a command asks for."""
 
@@ -56,6 +64,9 @@ class Request(msgspec.Struct, frozen=True):
     count: int = 0
     on: bool = True
     reload: bool = True
+    version: int = 0
+    who: str = ""
+    why: str = ""
 
 
 class ControlServer:
@@ -175,7 +186,7 @@ class ControlServer:
         try:
             result = await work
         except HoldfastError as exc:
-            reason, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
+            reason, detail = _told(exc)
             await _write(writer, {"error": {"reason": reason, "detail": detail}})
         except Exception as exc:  # a fault of the supervisor's own: it is told and logged, and the service goes on
             logger.exception("a command failed")
@@ -212,6 +223,14 @@ class ControlServer:
                 return supervisor.status()
             case "reload":
                 return _result(await supervisor.reload("command"))
+            case "config":
+                return supervisor.configuration.status()
+            case "config-history":
+                return supervisor.configuration.history()
+            case "config-apply":
+                return await supervisor.configuration.apply(request.who or COMMAND, request.why)
+            case "config-rollback":
+                return await supervisor.configuration.rollback(request.version, request.who or COMMAND, request.why)
             case "upgrade":
                 sock = writer.get_extra_info("socket")
                 await supervisor.upgrade("command", reload=request.reload, reply_to=sock.fileno())
@@ -224,8 +243,18 @@ class ControlServer:
             case "kill":
                 supervisor.stop_at_once()
             case op:
-                raise ConfigError("op", op, "status, reload, upgrade, drain, scale, stop, kill or events")
+                raise ConfigError("op", op, OPERATIONS)
         return supervisor.status()
+
+
+def _told(error: HoldfastError) -> tuple[str, str]:
+    """One line, and what there is to be said besides."""
+    if isinstance(error, BootError):
+        return error.reason, error.detail
+    if isinstance(error, ConfigErrors) and error.total > 1:
+        return f"{error.errors[0]} (and {error.total - 1} more)", str(error)
+    cause = error.__cause__
+    return str(error), cause.detail if isinstance(cause, BootError) else ""
 
 
 def _result(outcome: Outcome) -> Outcome:

@@ -1,12 +1,14 @@
 """The supervisor: owns the sockets, commands the workers, and never runs a line of the application."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from holdfast.core.errors import BootError, ConfigError
 from holdfast.core.event import Event, Listeners
 from holdfast.supervisor import machine
 from holdfast.supervisor.admin import Admin
+from holdfast.supervisor.beginning import Beginning, Source
 from holdfast.supervisor.children import Children
+from holdfast.supervisor.configurator import Configurator
 from holdfast.supervisor.control import ControlServer
 from holdfast.supervisor.front import Front
+from holdfast.supervisor.parcel import Parcel
 from holdfast.supervisor.pool import WorkerPool
 from holdfast.supervisor.process import directory_by_name
 from holdfast.supervisor.settings import Settings
@@ -33,7 +38,10 @@ from holdfast.supervisor.status import (
     describe,
 )
 from holdfast.supervisor.systemd import Notifier, scrub
+from holdfast.supervisor.tasks import Tasks
 from holdfast.supervisor.upgrade import Resumed, hand_over, hold_signals, release_signals, try_out
+from holdfast.supervisor.watcher import block_signals
+from holdfast.telemetry.logs import configure
 
 logger = logging.getLogger("holdfast.supervisor")
 
@@ -45,6 +53,8 @@ EXTENSION = 30.0
 """Seconds by which the service manager is asked for patience while the first workers boot."""
 HISTORY = 200
 """Events kept for those who ask later."""
+MAX_THREADS = 4
+"""Threads that read files."""
 MAX_SCALE = 1024
 """Workers at most; more is a typing error."""
 
@@ -55,21 +65,22 @@ EXIT_BOOT = 3
 class Supervisor:
     """One service: its sockets, its workers, and what people and systems tell it to do.
 
-    ``read_settings`` reads the settings anew for a reload; ConfigError from it refuses the reload. ``run`` is the
-    whole life. Everything belongs to one asyncio event loop in the main thread.
+    ``beginning`` is what holds at first, ``source`` where it is read anew. ``run`` is the whole life. Everything
+    belongs to one asyncio event loop in the main thread.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        read_settings: Callable[[], Settings],
+        source: Source,
+        beginning: Beginning,
         *,
         control: Path,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         resumed: Resumed | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings: Settings = beginning.live.current.run
+        self.configuration = Configurator(self, source, beginning)
         self.arguments = tuple(arguments)
         self.environment = dict(os.environ if environment is None else environment)
         self.events = Listeners()
@@ -83,13 +94,12 @@ class Supervisor:
         self.pool: WorkerPool
         self.control = ControlServer(self, control)
         self.admin = Admin(self)
-        self._read_settings = read_settings
         self._notifier = Notifier(self.environment)
         self._resumed = resumed
         self._operation = asyncio.Lock()
         self._ended: asyncio.Future[int] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = Tasks()
         self.began = resumed.began if resumed else time.monotonic()
         self._examined = 0.0
         self.children = Children()
@@ -100,6 +110,7 @@ class Supervisor:
     async def run(self) -> int:
         """Start, serve until told to stop, and return the exit status."""
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, "holdfast", block_signals))
         self._ended = loop.create_future()
         self.events.subscribe(self._record)
         try:
@@ -149,8 +160,9 @@ class Supervisor:
         wanted = self._count(self.settings)
         try:
             async with self._operation:
-                await self.pool.replace(self.settings, wanted, "start")
-        except BootError as exc:
+                await self.pool.replace(self.settings, wanted, "start", self.configuration.packed())
+                await self.pool.settle()
+        except (BootError, ConfigError) as exc:
             if self._stopping is not None:
                 return  # that is why
             logger.error("%s cannot start: %s", self.settings.service_name, exc)
@@ -160,6 +172,7 @@ class Supervisor:
             return
         if self._stopping is not None:
             return
+        self.configuration.follow(noted=True)
         self._serving()
         urls = ", ".join(self.front.urls(bool(self.settings.tls_certificate)))
         logger.info("%s serves %s with %s", self.settings.service_name, urls, count(wanted))
@@ -168,6 +181,8 @@ class Supervisor:
         """After a re-exec: the workers have not noticed."""
         self._serving()
         self.events.emit(lambda: SupervisorUpgraded(time.time(), holdfast.__version__))
+        self.pool.parcel = self.configuration.packed()
+        self.configuration.follow(noted=False)
         self.pool.fill_empty("it died during the upgrade")
         self.control.resume(resumed, self.own(self._after_upgrade(resumed)))
 
@@ -181,11 +196,10 @@ class Supervisor:
             self._notifier.ready(self._summary())
 
     async def _close(self) -> None:
+        await self.configuration.close()
         await self.admin.close()
         await self.control.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         self.front.close()
         self._notifier.close()
 
@@ -195,29 +209,51 @@ class Supervisor:
         """Replace the generation. The outcome says whether the new one serves, or why it was refused."""
         async with self._operation:
             self._not_stopping()
-            self._notifier.reloading(time.monotonic_ns() // 1000)
             began = time.monotonic()
             number = self.pool.generation + 1
             try:
-                settings = self._settings_for_reload()
-                await self.pool.replace(settings, self._count(settings), f"reload ({reason})")
+                await self.configuration.reload(reason)
             except (BootError, ConfigError) as exc:
-                why, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
-                if self._stopping is not None:
-                    why, detail = "the service is stopping", ""
-                outcome = Outcome(False, number, time.monotonic() - began, time.time(), why, detail)
-                self.pool.refused_code = isinstance(exc, BootError)
-                self.events.emit(lambda: GenerationRefused(time.time(), number, why, detail))
-            else:
-                if settings.workers != self.settings.workers:
-                    self.scaled = None
-                self.settings = settings
-                self.pool.refused_code = False
-                outcome = Outcome(True, number, time.monotonic() - began, time.time())
-            finally:
-                self._notifier.ready(self._summary())
-            self.last_reload = outcome
-            return outcome
+                return self._refused(exc, number, began)
+            self.last_reload = Outcome(True, number, time.monotonic() - began, time.time())
+            return self.last_reload
+
+    async def renew(self, settings: Settings, parcel: Parcel, reason: str) -> None:
+        """Replace the generation; whoever calls has the turn, and settles the pool. BootError as the pool's."""
+        self._notifier.reloading(time.monotonic_ns() // 1000)
+        try:
+            await self.pool.replace(settings, self._count(settings), reason, parcel)
+        except BootError:
+            self.pool.refused_code = True
+            raise
+        finally:
+            self._notifier.ready(self._summary())
+        if settings.workers != self.settings.workers:
+            self.scaled = None
+        self.settings = settings
+        self.pool.refused_code = False
+
+    def take(self, settings: Settings, parcel: Parcel) -> None:
+        """These hold now: for workers that boot, and as far as they are the supervisor's own."""
+        before, self.settings = self.settings, settings
+        self.pool.settings, self.pool.parcel = settings, parcel
+        if (before.log_format, before.log_level) != (settings.log_format, settings.log_level):
+            configure(format=settings.log_format, level=settings.log_level, labels={"service": settings.service_name})
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """The turn of a command. BootError when the service stops."""
+        async with self._operation:
+            self._not_stopping()
+            yield
+
+    def _refused(self, exc: BootError | ConfigError, number: int, began: float) -> Outcome:
+        if self._stopping is not None:
+            exc = BootError("the service is stopping")
+        why, detail = (exc.reason, exc.detail) if isinstance(exc, BootError) else (str(exc), "")
+        self.events.emit(lambda: GenerationRefused(time.time(), number, why, detail))
+        self.last_reload = Outcome(False, number, time.monotonic() - began, time.time(), why, detail)
+        return self.last_reload
 
     async def upgrade(self, reason: str, *, reload: bool = True, reply_to: int | None = None) -> None:
         """Re-execute this process with the code and the interpreter that are installed now. Does not return when it
@@ -227,6 +263,7 @@ class Supervisor:
             logger.info("upgrading (%s): trying the new code out first", reason)
             await try_out(self, reload=reload, reply_to=reply_to)
             self._not_stopping()
+            await self.configuration.flush()
             self._notifier.reloading(time.monotonic_ns() // 1000)
             try:
                 await hold_signals(self)
@@ -354,30 +391,10 @@ class Supervisor:
             raise ConfigError("workers", wanted, f"a number from 1 to {MAX_SCALE}, or auto")
         return wanted
 
-    def _settings_for_reload(self) -> Settings:
-        settings = self._read_settings()
-        before = self.settings.fixed()
-        for name, value in settings.fixed().items():
-            if value != before[name]:
-                raise ConfigError(
-                    name, value, f"{before[name] or 'none'}, as at the start", hint="stop and start to change it"
-                )
-        return settings
-
     def _not_stopping(self) -> None:
         if self._stopping is not None:
             raise BootError("the service is stopping")
 
-    # -- tasks
-
     def own(self, work: Coroutine[Any, Any, object]) -> "asyncio.Task[object]":
         """Run ``work`` in a task of the supervisor's; a failure is logged."""
-        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: "asyncio.Task[object]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            logger.error("a command failed", exc_info=exc)
+        return self._tasks.own(work, "a command")

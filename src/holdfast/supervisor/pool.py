@@ -4,17 +4,19 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from holdfast.core.errors import BootError, ConfigError
+from holdfast.core.errors import BootError
 from holdfast.core.event import Listeners
 from holdfast.supervisor import machine
+from holdfast.supervisor.agreement import keep_up
 from holdfast.supervisor.channel import LameDuck, Retire, Serve, Socket, Start
-from holdfast.supervisor.process import EXIT_LIMIT, Worker, spawn
+from holdfast.supervisor.parcel import Parcel
+from holdfast.supervisor.process import EXIT_LIMIT, Worker, first_boot_error, spawn
 from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.slot import Slot, reason_to_recycle, restart_pause
 from holdfast.supervisor.status import BootRefused, GenerationReplaced, WorkerEnded, WorkerHung, WorkerStarted
+from holdfast.supervisor.tasks import Tasks
 
 logger = logging.getLogger("holdfast.supervisor")
 
@@ -49,6 +51,8 @@ class WorkerPool:
         self.hangs = 0
         self.stopping = False
         self.lame = False
+        self.parcel: Parcel | None = None
+        """The configuration, for workers that boot."""
         self.refused_code = False
         """What is on disk was refused: a replacement would run it, so workers that serve well are left alone."""
         self._sockets = tuple(sockets)
@@ -57,11 +61,13 @@ class WorkerPool:
         self._environment = environment
         self._events = events
         self._rng = rng or random.Random()  # noqa: S311 - jitter, guards nothing
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
+        self._replaced: list[Worker] = []
+        self._began = 0.0
 
     # -- booting
 
-    async def boot(self, slot: int, generation: int, settings: Settings) -> Worker:
+    async def boot(self, slot: int, generation: int, settings: Settings, parcel: Parcel | None) -> Worker:
         """Start a worker and wait until it is ready. Raises BootError with the reason; then the worker is gone.
 
         It accepts nothing before ``install``. A cancellation ends the worker.
@@ -69,12 +75,15 @@ class WorkerPool:
         if self.stopping:
             raise BootError("the service is stopping")
         now = _now()
-        start = Start(settings, slot, generation, self._directory, self._sockets, self._intake, now)
+        place = (self._directory, self._sockets, self._intake)
+        start = Start(settings, slot, generation, *place, now, configuration=parcel)
         self.serial += 1
         try:
             worker = spawn(start, self._environment, [*(s.fd for s in self._sockets), *self._intake], self.serial, now)
         except OSError as exc:
             raise BootError(f"no process could be started: {exc}") from exc
+        if parcel is not None:
+            worker.version, worker.digest = parcel.version, parcel.digest
         self.workers[worker.pid] = worker
         if settings.pin_cpus:
             machine.pin(worker.pid, slot)
@@ -140,14 +149,14 @@ class WorkerPool:
     def fill(self, slot: Slot, reason: str) -> None:
         """Boot a worker for the slot in the background, again and again until one is ready."""
         if slot.filling is None and not self.stopping:
-            slot.filling = self.own(self._fill(slot, reason), f"fill slot {slot.index}")
+            slot.filling = self._tasks.own(self._fill(slot, reason), f"fill slot {slot.index}")
 
     async def _fill(self, slot: Slot, reason: str) -> None:
         while not self.stopping:
             share = self._rng.uniform(0.5, 1.0)
             await asyncio.sleep(restart_pause(slot.crashes, self.settings.restart_backoff, share))
             try:
-                worker = await self.boot(slot.index, self.generation, self.settings)
+                worker = await self._boot_current(slot.index)
             except BootError as exc:
                 slot.crashes += 1
                 slot.trouble = exc.reason
@@ -157,30 +166,39 @@ class WorkerPool:
             self.install(slot, worker, reason)
             return
 
+    async def _boot_current(self, slot: int) -> Worker:
+        """One more of this generation. The configuration may change while it boots: then it has to follow."""
+        worker = await self.boot(slot, self.generation, self.settings, self.parcel)
+        refusal = await keep_up(worker, lambda: self.parcel)
+        if refusal:
+            self.dismiss(worker, refusal)
+            raise BootError(f"the worker cannot have the configuration of now: {refusal}")
+        return worker
+
     def refused(self, slot: int, generation: int, error: BootError) -> None:
         """Tell that a worker did not become ready."""
         self._events.emit(lambda: BootRefused(time.time(), slot, generation, error.reason, error.detail))
 
     # -- generations
 
-    async def replace(self, settings: Settings, count: int, reason: str) -> float:
+    async def replace(self, settings: Settings, count: int, reason: str, parcel: Parcel | None) -> None:
         """Replace all workers by ``count`` of the next generation: a canary first, then the others, and only when
-        all are ready do the old ones drain. Returns the seconds it took.
+        all are ready do the old ones drain. ``settle`` waits until these take nothing more.
 
         Raises BootError with the first failure; then every new worker is gone, or drains if it was ready, and the
-        old ones have not noticed. A cancellation does the same.
+        old ones have not noticed. A cancellation does the same. When it returns, the decision has just been made.
         """
-        began = _now()
+        self._began = _now()
         generation = self.generation + 1
         places = range(count)
         booted: dict[int, Worker] = {}
         try:
-            booted[0] = await self.boot(0, generation, settings)
+            booted[0] = await self.boot(0, generation, settings, parcel)
             gate = asyncio.Semaphore(settings.surge)
 
             async def boot(index: int) -> None:
                 async with gate:
-                    booted[index] = await self.boot(index, generation, settings)
+                    booted[index] = await self.boot(index, generation, settings, parcel)
 
             async with asyncio.TaskGroup() as group:
                 for index in places[1:]:
@@ -193,26 +211,27 @@ class WorkerPool:
         except BaseException as exc:
             for worker in booted.values():
                 self.dismiss(worker, "its generation was refused")
-            error = _first_boot_error(exc)
+            error = first_boot_error(exc)
             if error is None:
                 raise
             raise error from None
-        self.generation = generation
-        self.settings = settings
+        self.generation, self.settings, self.parcel = generation, settings, parcel
         self.set_slots(max(count, len(self.slots)))
-        replaced = [slot.worker for slot in self.slots if slot.worker is not None]
+        self._replaced = [slot.worker for slot in self.slots if slot.worker is not None]
         for slot in self.slots[:count]:
             slot.give_up_filling()
             slot.crashes = 0
             self.install(slot, booted[slot.index], reason)
         self._drop_slots(count, reason)
         self._limit_draining()
+
+    async def settle(self) -> None:
+        """After ``replace``: wait, not for long, until the old workers accept nothing more."""
         until = _now() + WITHDRAW_LIMIT
-        for worker in replaced:
+        for worker in self._replaced:
             await _wait(worker.withdrawn, until - _now())
-        seconds = _now() - began
+        seconds, generation, count = _now() - self._began, self.generation, len(self.slots)
         self._events.emit(lambda: GenerationReplaced(time.time(), generation, count, seconds))
-        return seconds
 
     def _limit_draining(self) -> None:
         """Long streams and quick reloads must not pile up processes: the oldest have to be done now."""
@@ -227,7 +246,7 @@ class WorkerPool:
         that did stay."""
         while len(self.slots) < count:
             slot = Slot(len(self.slots))
-            worker = await self.boot(slot.index, self.generation, self.settings)
+            worker = await self._boot_current(slot.index)
             self.slots.append(slot)
             self.install(slot, worker, "scale")
         self._drop_slots(count, "scale")
@@ -291,11 +310,11 @@ class WorkerPool:
         for worker in list(self.workers.values()):
             if now > worker.kill_at:
                 worker.kill_at = float("inf")
-                self.own(self._end(worker), f"end worker {worker.pid}")
+                self._tasks.own(self._end(worker), f"end worker {worker.pid}")
             elif worker.state in ("ready", "draining") and not worker.hung:
                 if now - worker.beat_at > self.settings.hang_timeout:
                     worker.hung = True
-                    self.own(self._hung(worker, now - worker.beat_at), f"hung worker {worker.pid}")
+                    self._tasks.own(self._hung(worker, now - worker.beat_at), f"hung worker {worker.pid}")
             elif worker.hung and now - worker.beat_at < self.settings.hang_timeout:
                 worker.hung = False  # it came back; its replacement is under way and lets it drain
         for slot in self.slots:
@@ -355,27 +374,13 @@ class WorkerPool:
         last = now + within + 2 * KILL_MARGIN
         for worker in list(self.workers.values()):
             await _wait(worker.gone, last - _now())
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
 
     def kill(self) -> None:
         """End every worker now."""
         self.stopping = True
         for worker in self.workers.values():
             worker.kill()
-
-    def own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run ``work`` in a task of the pool's; a failure is logged."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            logger.error("%s failed", task.get_name(), exc_info=exc)
 
 
 def _now() -> float:
@@ -388,13 +393,3 @@ async def _wait(event: asyncio.Event, within: float) -> None:
             await event.wait()
     except TimeoutError:
         pass  # the caller looks at the state
-
-
-def _first_boot_error(exc: BaseException) -> BootError | None:
-    if isinstance(exc, BootError):
-        return exc
-    if isinstance(exc, ConfigError):
-        return BootError(str(exc))
-    if isinstance(exc, BaseExceptionGroup):
-        return next(filter(None, (_first_boot_error(inner) for inner in exc.exceptions)), None)
-    return None

@@ -13,12 +13,17 @@ from typing import Literal
 
 from msgspec import structs
 
-from holdfast.core.errors import BootError
+from holdfast.config.mistakes import Place
+from holdfast.core.errors import BootError, ConfigError
 from holdfast.supervisor.channel import (
+    Agreed,
+    Answer,
     AnyMessage,
     Beat,
     Booting,
     Channel,
+    Configured,
+    Disagreed,
     Draining,
     Failed,
     Leave,
@@ -60,6 +65,13 @@ class Worker:
         self.leaving = ""
         self.exit_status: int | None = None
         self.kill_at = float("inf")
+        self.version = 0
+        """Of its configuration, with ``digest``; 0 until it is known."""
+        self.digest = ""
+        self.refusal = ""
+        """Why it does not have the current one; empty when it has."""
+        self.secrets: tuple[Place, ...] = ()
+        self._awaited: dict[int, asyncio.Future[Answer | None]] = {}
         self.hung = False
         self.killed = False
         self.settled = asyncio.Event()
@@ -75,6 +87,21 @@ class Worker:
     def send(self, message: Message) -> bool:
         return self.channel.send(message)
 
+    async def answer(self, ticket: int, message: Message, within: float) -> "Answer | None":
+        """Send ``message``, and wait for the answer with this ticket. None when the worker is gone, or deaf to it.
+
+        ``TimeoutError`` when it has not answered ``within`` seconds.
+        """
+        if self.exit_status is not None or not self.send(message):
+            return None
+        awaited: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._awaited[ticket] = awaited
+        try:
+            async with asyncio.timeout(within):
+                return await awaited
+        finally:
+            self._awaited.pop(ticket, None)
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal, unless the process is known to be gone: its number may be another's by then."""
         if self.exit_status is None:
@@ -87,6 +114,9 @@ class Worker:
         self.channel.finish()
         self.exit_status = status
         self.state = "gone"
+        for awaited in self._awaited.values():
+            if not awaited.done():
+                awaited.set_result(None)
         os.close(self.dump)
         self.settled.set()
         self.withdrawn.set()
@@ -150,7 +180,10 @@ class Worker:
                 self.beat = message
             case Booting(phase):
                 self.phase = phase
-            case Ready():
+            case Agreed() | Disagreed() | Configured():
+                self._answered(message)
+            case Ready(secrets):
+                self.secrets = secrets
                 if self.state == "booting":
                     self.state = "ready"
                     self.ready_at = self.beat_at
@@ -167,6 +200,16 @@ class Worker:
                 self.kill_at = min(self.kill_at, self.beat_at + EXIT_LIMIT)
             case _:
                 pass  # what only a supervisor says
+
+    def _answered(self, message: Answer) -> None:
+        match message:
+            case Agreed(_, secrets):
+                self.secrets = secrets
+            case Configured(_, version, digest):
+                self.version, self.digest, self.refusal = version, digest, ""
+        awaited = self._awaited.get(message.ticket)
+        if awaited is not None and not awaited.done():
+            awaited.set_result(message)
 
 
 def spawn(start: Start, environment: Mapping[str, str], inherited: Sequence[int], serial: int, now: float) -> Worker:
@@ -230,3 +273,14 @@ def directory_by_name(environment: Mapping[str, str]) -> str:
     if named and Path(named).is_absolute() and Path(named).exists() and Path(named).samefile(here):
         return named
     return str(here)
+
+
+def first_boot_error(exc: BaseException) -> BootError | None:
+    """The first failure in ``exc``, which may be a group; None when it is something else."""
+    if isinstance(exc, BootError):
+        return exc
+    if isinstance(exc, ConfigError):
+        return BootError(str(exc))
+    if isinstance(exc, BaseExceptionGroup):
+        return next(filter(None, (first_boot_error(inner) for inner in exc.exceptions)), None)
+    return None

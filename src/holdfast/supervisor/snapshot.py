@@ -36,6 +36,9 @@ def take_snapshot(supervisor: "Supervisor") -> Status:
         hangs=pool.hangs,
         restarting=tuple(f"slot {one.index}: {one.trouble}" for one in pool.slots if one.trouble),
         last_reload=supervisor.last_reload,
+        configuration=supervisor.configuration.live.current.version,
+        digest=supervisor.configuration.live.current.digest,
+        refused=supervisor.configuration.refused,
     )
 
 
@@ -58,4 +61,6 @@ def _look(worker: Worker, now: float) -> WorkerStatus:
         silent=now - worker.beat_at,
         health=beat.health,
         checks=beat.checks,
+        configuration=worker.version,
+        digest=worker.digest,
     )

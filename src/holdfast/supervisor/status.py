@@ -62,6 +62,27 @@ class GenerationRefused(Event, frozen=True):
     detail: str
 
 
+class ConfigurationChanged(Event, frozen=True):
+    """All workers have another configuration. ``changes`` are the first of ``total``, without secrets."""
+
+    version: int
+    digest: str
+    who: str
+    why: str
+    changes: tuple[str, ...]
+    total: int
+
+
+class ConfigurationRefused(Event, frozen=True):
+    """A configuration was refused, and ``version`` stays. ``mistakes`` are the first of ``total``."""
+
+    version: int
+    who: str
+    why: str
+    mistakes: tuple[str, ...]
+    total: int
+
+
 class SupervisorUpgraded(Event, frozen=True):
     """The supervisor runs new code in the same process."""
 
@@ -81,6 +102,8 @@ AnyEvent = (
     | BootRefused
     | GenerationReplaced
     | GenerationRefused
+    | ConfigurationChanged
+    | ConfigurationRefused
     | SupervisorUpgraded
     | ServiceStopping
 )
@@ -113,12 +136,28 @@ def describe(event: Event) -> tuple[int, str]:
             return logging.ERROR, (
                 f"generation {event.generation} is refused, the one before serves on: {event.reason}{detail}"
             )
+        case ConfigurationChanged():
+            return logging.INFO, f"configuration {event.version} holds ({_by(event)}): {_listed(event.changes, event)}"
+        case ConfigurationRefused():
+            return logging.ERROR, (
+                f"a configuration is refused ({_by(event)}), {event.version} stays: {_listed(event.mistakes, event)}"
+            )
         case SupervisorUpgraded():
             return logging.INFO, f"the supervisor was upgraded to holdfast {event.version} in place"
         case ServiceStopping():
             return logging.INFO, f"stopping ({event.reason})"
         case _:
             return logging.INFO, str(event)
+
+
+def _by(event: ConfigurationChanged | ConfigurationRefused) -> str:
+    return f"{event.who}: {event.why}" if event.why else event.who
+
+
+def _listed(texts: tuple[str, ...], event: ConfigurationChanged | ConfigurationRefused) -> str:
+    more = event.total - len(texts)
+    shown = [*texts, *([f"and {more} more"] if more else [])]
+    return shown[0] if len(shown) == 1 else "".join(f"\n  {text}" for text in shown)
 
 
 def count(workers: int) -> str:
@@ -145,6 +184,9 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     silent: float
     health: str
     checks: tuple[str, ...]
+    configuration: int = 0
+    """The version that it has; 0 when it has not said yet. ``digest`` goes with it."""
+    digest: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -177,6 +219,11 @@ class Status(msgspec.Struct, frozen=True):
     hangs: int
     restarting: tuple[str, ...] = ()
     last_reload: Outcome | None = None
+    configuration: int = 0
+    """The version that holds, with its ``digest``."""
+    digest: str = ""
+    refused: tuple[str, ...] = ()
+    """What is wrong with the settings as they stand in the files; they are not what holds."""
 
     @property
     def trouble(self) -> str:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from holdfast.config.mistakes import Place
 from holdfast.config.settings import dump
 from holdfast.core.errors import BootError
+from holdfast.supervisor.parcel import Parcel
 from holdfast.supervisor.process import Worker, anonymous_file
 from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.sockets import adopt, parse_bind
@@ -74,6 +76,9 @@ class HeldWorker(msgspec.Struct, frozen=True):
     ready_at: float
     kill_at: float | None
     leaving: str
+    version: int = 0
+    digest: str = ""
+    secrets: tuple[Place, ...] = ()
 
 
 class Resumed(msgspec.Struct, frozen=True):
@@ -100,6 +105,7 @@ class Resumed(msgspec.Struct, frozen=True):
     reload: bool
     reply_fd: int | None
     last_reload: Outcome | None
+    configuration: Parcel | None = None
 
     def adopt_front(self, front: "Front") -> None:
         """Give the sockets back to those who face the world."""
@@ -123,6 +129,7 @@ class Resumed(msgspec.Struct, frozen=True):
             worker.ready_at, worker.beat_at = held.ready_at, now
             worker.kill_at = float("inf") if held.kill_at is None else held.kill_at
             worker.leaving = held.leaving
+            worker.version, worker.digest, worker.secrets = held.version, held.digest, held.secrets
             worker.settled.set()
             sock = socket.socket(fileno=held.channel)
             sock.set_inheritable(False)
@@ -268,6 +275,9 @@ def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, tr
                 ready_at=worker.ready_at,
                 kill_at=None if worker.kill_at == float("inf") else worker.kill_at,
                 leaving=worker.leaving,
+                version=worker.version,
+                digest=worker.digest,
+                secrets=worker.secrets,
             )
             for worker in pool.workers.values()
             # One whose channel is closed takes itself for an orphan and ends; its slot gets another.
@@ -287,6 +297,7 @@ def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, tr
         reload=reload,
         reply_fd=reply_to,
         last_reload=supervisor.last_reload,
+        configuration=pool.parcel,
     )
 
 

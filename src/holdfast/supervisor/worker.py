@@ -16,16 +16,20 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from holdfast.config.mistakes import each
 from holdfast.core.drain import Drain, use_drain
 from holdfast.core.errors import BootError, ConfigError
 from holdfast.supervisor import machine
-from holdfast.supervisor.application import Application
+from holdfast.supervisor.application import Application, configure_log
 from holdfast.supervisor.channel import (
     AnyMessage,
+    Apply,
     Booting,
     Channel,
+    Configure,
     Draining,
     Failed,
+    Forget,
     LameDuck,
     Leave,
     Message,
@@ -38,7 +42,6 @@ from holdfast.supervisor.channel import (
     read_start,
 )
 from holdfast.supervisor.process import DUMP_SIGNAL
-from holdfast.telemetry.logs import configure
 
 logger = logging.getLogger("holdfast.worker")
 
@@ -96,7 +99,7 @@ class WorkerProcess:
         except BootError as exc:
             self._report(exc.reason, exc.detail)
         except ConfigError as exc:
-            self._report(str(exc), "")
+            self._report_refusal(exc)
         except BaseException as exc:  # whatever an app does at import, SystemExit too, is the reason of the refusal
             self._report(f"the app raised {type(exc).__name__}: {exc}", traceback.format_exc())
         return EXIT_BOOT
@@ -116,7 +119,7 @@ class WorkerProcess:
                 await application.start(self.say)
                 _tune_collector()
                 booted()
-                self.say(Ready())
+                self.say(Ready(application.secrets))
                 decision: set[asyncio.Future[Any]] = {self._retire, self._serve}
                 await asyncio.wait(decision, return_when=asyncio.FIRST_COMPLETED)
                 if not self._serve.done():  # not wanted after all, or orphaned: it has taken nothing
@@ -134,9 +137,12 @@ class WorkerProcess:
                     logger.warning("not finished when the worker ended: %s", ", ".join(unfinished))
                 await self._flush()
                 machine.lower_priority()  # what is left is tearing down, beside a successor that serves
-            except BootError as exc:
+            except (BootError, ConfigError) as exc:
                 await application.abort()
-                self._report(exc.reason, exc.detail)
+                if isinstance(exc, BootError):
+                    self._report(exc.reason, exc.detail)
+                else:
+                    self._report_refusal(exc)
                 await self._flush()
                 return EXIT_BOOT
             finally:
@@ -166,6 +172,9 @@ class WorkerProcess:
             case Serve():
                 if not self._serve.done():
                     self._serve.set_result(None)
+            case Configure() | Apply() | Forget():
+                if self._application is not None:
+                    self._application.configure(message, self.say)
             case Retire():
                 self._order(message)
             case _:
@@ -195,6 +204,11 @@ class WorkerProcess:
                 return
             await asyncio.sleep(0.01)
 
+    def _report_refusal(self, error: ConfigError) -> None:
+        mistakes = each(error)
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        self._report(f"{mistakes[0]}{more}", str(error) if more else "")
+
     def _report(self, reason: str, detail: str) -> None:
         detail = detail[-MAX_DETAIL:]
         if not self.say(Failed(reason[:1024], detail)):  # otherwise the supervisor logs it
@@ -221,11 +235,7 @@ def main() -> int:
     os.environ["HOLDFAST_WORKER"] = str(start.slot)
     os.environ["HOLDFAST_GENERATION"] = str(start.generation)
     settings = start.settings
-    configure(
-        format=settings.log_format,
-        level=settings.log_level,
-        labels={"service": settings.service_name, "worker": start.slot, "generation": start.generation},
-    )
+    configure_log(start, settings)
     serving = threading.Event()
     lifeline = os.dup(sock.fileno())  # its own: the channel closes the other one
     limit = settings.stop_timeout + ORPHAN_MARGIN
