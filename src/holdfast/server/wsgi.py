@@ -28,15 +28,19 @@ from typing import Any, Final
 
 from a2wsgi.wsgi import build_environ
 
+from holdfast.core.codes import Code
 from holdfast.core.errors import ConfigError
+from holdfast.core.failure import Failure
 from holdfast.service.interface import Message, Receive, Scope, Send, WSGIApp
-from holdfast.service.problem import problem
+from holdfast.service.problem import problem_of
 
 THREADS: Final = 40
 """anyio's default for threads that serve an event loop, and so Starlette's for its sync endpoints."""
 MAX_WAITING: Final = 1000
 """Requests that may wait for a thread; more are answered 503 at once."""
-RETRY_AFTER: Final = b"1"
+FULL: Final = Failure(
+    Code.UNAVAILABLE, "THREADS_BUSY", "All threads are busy and too many requests wait.", retry_after=1.0
+)
 
 # a2wsgi's own types name its classes, which are not used here.
 _translate: Callable[[Scope, Any], dict[str, Any]] = build_environ  # type: ignore[assignment]
@@ -75,8 +79,7 @@ class WSGIBridge:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._inside >= self._limit:
-            status, headers, body = problem(503, detail="All threads are busy and too many requests wait.")
-            headers.append((b"retry-after", RETRY_AFTER))
+            status, headers, body = problem_of(FULL)
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
