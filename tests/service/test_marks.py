@@ -50,6 +50,16 @@ def test_a_mark_is_seen_through_decorators_partials_and_methods() -> None:
     assert mark_of(Views().get) is mark_of(Views.get) is not None
 
 
+def test_a_bound_method_is_marked_by_its_function() -> None:
+    class Views:
+        def get(self) -> None: ...
+
+    route(timeout="2s")(Views().get)
+    mark = mark_of(Views.get)
+    assert mark is not None
+    assert mark.where.endswith("Views.get")
+
+
 def test_a_decorator_that_goes_round_in_a_circle_ends() -> None:
     function = fresh()
     function.__wrapped__ = function

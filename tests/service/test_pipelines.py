@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast import BulkheadFull, CircuitOpen, ConfigError, Pipeline, RateLimited
+from holdfast import BulkheadFull, CircuitOpen, ConfigError, Pipeline, RateLimited, Retry, RetryBudget
 from holdfast.config.document import Document
 from holdfast.config.live import Live
 from holdfast.config.schema import Schema
@@ -159,6 +159,29 @@ def test_what_only_code_can_give_comes_back_with_its_policy() -> None:
         await live.propose(of(), who="ann")
         assert payments.call(fail) == 7
         assert payments.classifier is judge
+
+    run(scene)
+
+
+def test_what_the_file_says_in_place_of_code_goes_and_codes_is_back() -> None:
+    service = Service("shop")
+    budget = RetryBudget()
+    makes = service.pipeline("makes", Fallback(function=lambda: "made"), Retry(2, budget=budget))
+
+    def settings_of_retry() -> Any:
+        return makes.find("retry").settings
+
+    async def scene() -> None:
+        live = bound(service, Document())
+        assert makes.call(fail) == "made"
+        await live.propose(of(makes=[{"fallback": {"value": 7}}, {"retry": {"budget": {"ratio": 0.2}}}]), who="ann")
+        assert makes.call(fail) == 7
+        assert settings_of_retry().budget is not budget
+        await live.propose(of(makes=[{"fallback": {"value": 8}}, {"retry": 2}]), who="ann")
+        assert makes.call(fail) == 8
+        assert settings_of_retry().budget is budget
+        await live.propose(of(), who="ann")
+        assert makes.call(fail) == "made"
 
     run(scene)
 

@@ -5,6 +5,7 @@ by position, or ``true`` for the defaults; a bare kind means the same. ``{classi
 says which exceptions count. Everything is checked before anything is made or changed.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -152,7 +153,22 @@ def build(
     return Pipeline(name, *policies, classify=plan.classifier or DEFAULT, clock=clock)
 
 
-def reconfigure(
+class Change(msgspec.Struct, frozen=True):
+    """What a pipeline is going to be, by ``prepare``. It holds as long as nobody else changes the pipeline meanwhile."""
+
+    pipeline: Pipeline
+    policies: tuple[Policy[Any], ...]
+    settings: tuple[tuple[Policy[Any], PolicySettings], ...]
+    classifier: Classifier
+
+    def apply(self) -> None:
+        """Make it so, while calls are under way. Not for two threads at once."""
+        for policy, settings in self.settings:
+            policy.replace_settings(settings)
+        self.pipeline.replace(*self.policies, classify=self.classifier)
+
+
+def prepare(
     pipeline: Pipeline,
     data: object,
     *,
@@ -160,16 +176,8 @@ def reconfigure(
     source: str = "",
     catalog: Catalog = CATALOG,
     origin: Sequence[tuple[Policy[Any], PolicySettings]] = (),
-) -> None:
-    """Make ``pipeline`` what ``data`` says, while calls are under way.
-
-    A policy that stays, by kind and name, keeps its state and takes the new settings; of several alike the first
-    stays the first. What only code can give (functions, shared budgets, clocks) stays unless the data says something
-    else in its place; so does the classifier, where one was given by code. One that came from data goes when its row
-    does. ``origin`` are policies that code gave once, and their settings then: one that data took out comes back with
-    its state, and what only code can give is taken from there. ``ConfigError`` as ``read``, nothing has changed then.
-    Not for two threads at once.
-    """
+) -> Change:
+    """What ``reconfigure`` would do, which does it at once. Changes nothing; ``ConfigError`` as ``read``."""
     plan = read(data, where=where or f"pipelines.{pipeline.name}", source=source, catalog=catalog)
     given = {id(policy): settings for policy, settings in origin}
     left = list(pipeline.policies)
@@ -190,9 +198,28 @@ def reconfigure(
         judge = judge.instead_of
     if plan.classifier is not None:
         judge = msgspec.structs.replace(plan.classifier, failed=judge.failed, instead_of=judge)
-    for policy, settings in changed:
-        policy.replace_settings(settings)
-    pipeline.replace(*chosen, classify=judge)
+    return Change(pipeline, tuple(chosen), tuple(changed), judge)
+
+
+def reconfigure(
+    pipeline: Pipeline,
+    data: object,
+    *,
+    where: str = "",
+    source: str = "",
+    catalog: Catalog = CATALOG,
+    origin: Sequence[tuple[Policy[Any], PolicySettings]] = (),
+) -> None:
+    """Make ``pipeline`` what ``data`` says, while calls are under way.
+
+    A policy that stays, by kind and name, keeps its state and takes the new settings; of several alike the first
+    stays the first. What only code can give (functions, shared budgets, clocks) stays unless the data says something
+    else in its place; so does the classifier, where one was given by code. One that came from data goes when its row
+    does. ``origin`` are policies that code gave once, and their settings then: one that data took out comes back with
+    its state, and what only code can give is taken from there. ``ConfigError`` as ``read``, nothing has changed then.
+    Not for two threads at once.
+    """
+    prepare(pipeline, data, where=where, source=source, catalog=catalog, origin=origin).apply()
 
 
 _EXAMPLE: Final = 'write for example [{ timeout = "2s" }, { retry = 3 }, "breaker"]'
@@ -222,12 +249,12 @@ def _settings(schema: type[PolicySettings], value: object, place: str, source: s
 
 def _with_code_of(old: PolicySettings, new: PolicySettings) -> PolicySettings:
     """``new``, with what is at its default there and was given by code in ``old``."""
-    kept = {
-        field.name: getattr(old, field.name)
-        for field in settings_of(type(old))
-        if getattr(new, field.name) == field.default and not isinstance(getattr(old, field.name), PLAIN)
-    }
-    return msgspec.structs.replace(new, **kept) if kept else new
+    for field in settings_of(type(old)):
+        given = getattr(old, field.name)
+        if getattr(new, field.name) == field.default and not isinstance(given, PLAIN):
+            with contextlib.suppress(ConfigError):  # the data says something else in its place
+                new = msgspec.structs.replace(new, **{field.name: given})
+    return new
 
 
 def _classifier(value: object, place: str, source: str) -> Written:

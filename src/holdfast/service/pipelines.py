@@ -1,8 +1,8 @@
 """Pipelines that follow ``[pipelines]`` of the configuration, and their policies' state with them."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.config.document import same
 from holdfast.config.mistakes import all_of, place_text
@@ -14,6 +14,9 @@ from holdfast.core.kinds import nearest
 from holdfast.core.pipeline import Pipeline
 from holdfast.core.policy import Policy
 from holdfast.core.settings import PolicySettings
+
+if TYPE_CHECKING:
+    from holdfast.resilience.catalog import Change
 
 SECTION: Final = "pipelines"
 PIPELINES_LIMIT: Final = 1000
@@ -55,12 +58,13 @@ class Pipelines:
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise ``ConfigErrors`` for what no policies can be made of. Changes nothing; any thread."""
-        from holdfast.resilience.catalog import build
-
         mistakes = []
-        for name, data, source in _entries(snapshot):
+        for name, data in snapshot[SECTION].items():
+            # One that no code has asked for yet is checked too: it may be asked for later.
+            follower = self._followers.get(name) or _Follower(Pipeline(name))
+            source = str(snapshot.origin((SECTION, name)))
             try:
-                build(name, data, where=place_text((SECTION, name)), source=source)
+                follower.prepared(data, source)
             except ConfigError as mistake:
                 mistakes.append(mistake)
         if mistakes:
@@ -104,13 +108,12 @@ class _Follower:
                 policy.replace_settings(settings)
             self.pipeline.replace(*(policy for policy, _ in self._origin), classify=self._classifier)
         else:
-            from holdfast.resilience.catalog import reconfigure
-
-            where = place_text((SECTION, self.pipeline.name))
-            reconfigure(self.pipeline, data, where=where, source=source, origin=self._origin)
+            self.prepared(data, source).apply()
         self._data = data
 
+    def prepared(self, data: Any, source: str) -> "Change":
+        """What ``take`` would do. ``ConfigError`` when it cannot be done."""
+        from holdfast.resilience.catalog import prepare
 
-def _entries(snapshot: Snapshot) -> Iterator[tuple[str, Any, str]]:
-    for name, data in snapshot[SECTION].items():
-        yield name, data, str(snapshot.origin((SECTION, name)))
+        where = place_text((SECTION, self.pipeline.name))
+        return prepare(self.pipeline, data, where=where, source=source, origin=self._origin)
