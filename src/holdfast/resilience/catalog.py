@@ -154,7 +154,7 @@ def build(
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What a pipeline is going to be, by ``prepare``. It holds as long as nobody else changes the pipeline meanwhile."""
+    """What a pipeline is going to be, by ``prepare``. Good as long as nobody else changes the pipeline meanwhile."""
 
     pipeline: Pipeline
     policies: tuple[Policy[Any], ...]
