@@ -60,9 +60,7 @@ def test_an_app_without_a_table_is_told_and_match_helps() -> None:
     service = Service("shop", app)
     function = fresh("lonely")
     service.route(timeout="2s")(function)
-    with pytest.raises(
-        BootError, match=r'lonely: the table of routes of function cannot be read, or say it: match="PO'
-    ):
+    with pytest.raises(BootError, match=r'lonely: function shows no routes, or say it: match="PO'):
         service.routes_from_code()
     helped = Service("shop", app)
     helped.route("GET /orders", timeout="2s")(function)
@@ -151,6 +149,20 @@ class Proxy:
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError("nobody may look at me")
+
+
+class Lazy(types.ModuleType):
+    """Is loaded by whoever asks it for anything."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("nobody may load me")
+
+
+def test_a_lazy_module_is_not_loaded_to_look_for_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shop_of_test_routes_lazy", Lazy("shop_of_test_routes_lazy"))
+    service = Service("shop")
+    service.route("GET /", timeout="2s")(fresh())
+    assert len(service.routes_from_code()) == 1
 
 
 def test_a_mark_with_a_match_in_a_module_is_found_without_a_table(module: types.ModuleType) -> None:

@@ -1,5 +1,7 @@
 """Routes found in the tables of Litestar."""
 
+import sys
+import types
 from typing import Any
 
 import litestar
@@ -76,3 +78,16 @@ def test_a_handler_of_litestar_that_is_not_registered_is_told() -> None:
         service.routes_from_code()
     service = Service("shop", app_of(lonely))
     assert service.routes_from_code() == [{"match": "GET /orders", "timeout": "2s"}]
+
+
+def test_a_handler_of_litestar_that_stands_in_a_module_only_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    @litestar.get("/orders")
+    @route(timeout="2s")
+    async def forgotten() -> str:
+        return ""
+
+    module = types.ModuleType("shop_of_test_tables_litestar")
+    module.forgotten = forgotten  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(BootError, match=r"forgotten: Litestar shows no routes"):
+        Service("shop", app_of()).routes_from_code()

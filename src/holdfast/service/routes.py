@@ -133,7 +133,7 @@ def _nowhere(mark: Mark, app: Any, lines: list[Served]) -> str:
     if lines:
         why = f"none of the {len(lines)} routes of the app leads to it; include its router"
     else:
-        why = f"the table of routes of {type(app).__name__} cannot be read"
+        why = f"{type(app).__name__} shows no routes"
     return f"route on {mark.where}: {why}, or {_EXAMPLE}"
 
 
