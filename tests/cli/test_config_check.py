@@ -119,6 +119,22 @@ def test_without_any_file_the_variables_are_checked(
     assert "did you mean HOLDFAST_WORKERS?" in complained(capsys, "config", "check")[0]
 
 
+def test_mistakes_in_variables_are_told_with_those_in_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("holdfast.toml").write_text("[run]\nwrokers = 2\nsurge = 0\n[settings]\ntoken = { env = 'NOT_SET' }\n")
+    monkeypatch.setenv("HOLDFAST_WORKRS", "2")
+    monkeypatch.setenv("HOLDFAST_SURGE", "3")
+    monkeypatch.setenv("HOLDFAST_BACKLOG", "-1")
+    told = answered(capsys, "config", "check", "--no-secrets", status=1)
+    texts = [one["text"] for one in told["checked"][0]["mistakes"]]
+    assert len(texts) == 4, texts
+    assert "run.wrokers" in texts[0]
+    assert texts[1].startswith("HOLDFAST_BACKLOG")
+    assert "did you mean HOLDFAST_WORKERS?" in " ".join(texts[2:])
+    assert "run.surge: got 0" in " ".join(texts[2:])  # which the variable covers, until it is gone
+
+
 def test_secrets_that_are_not_here_are_missed_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
     Path("holdfast.toml").write_text(
         '[settings]\npassword = { env = "NOT_SET" }\n[settings.db]\ntoken = { file = "x" }\n'

@@ -1,15 +1,11 @@
 """``holdfast routes``."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cli.configs import FILE, answered, complained, enter, said
 from cli.rooms import Room
-from holdfast.cli.routes import with_code
-from holdfast.core.errors import ConfigError
-from holdfast.server.admission.settings import read_routes
 
 
 @pytest.fixture(autouse=True)
@@ -134,24 +130,6 @@ def test_a_wrong_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "holdfast.toml" in complained(capsys, "routes", status=2)[0]
 
 
-def test_the_routes_of_the_code_stand_below_those_of_the_file() -> None:
-    file = read_routes([{"match": "GET /orders/{id}", "bulkhead": 3}, {"match": "/a", "name": "first"}])
-    code: list[dict[str, Any]] = [
-        {"match": "GET /orders/{order_id}", "bulkhead": 9},
-        {"match": "/b", "name": "first"},
-        {"match": "POST /orders", "timeout": "2s"},
-    ]
-    listed, count = with_code(file, code)
-    assert count == 2
-    assert [(route.match, route.name) for route in listed] == [
-        ("GET /orders/{id}", ""),
-        ("/a", "first"),
-        ("POST /orders", ""),
-    ]
-    with pytest.raises(ConfigError, match=r"routes\[0\]"):
-        with_code(file, [{"match": "orders"}])
-
-
 APP = """
 import holdfast
 
@@ -175,8 +153,25 @@ def test_with_the_app_its_own_routes_are_there(room: Room) -> None:
     lines = [cells(line) for line in listed.stdout.partition("\n\n")[2].splitlines()]
     assert [(line[0], line[-1]) for line in lines[1:]] == [
         ("POST /orders", "holdfast.toml:1"),
-        ("GET /carts/{id}", "code"),
+        ("GET /carts/{id}", "app:cart"),
         ("(others)", "critical"),
     ]
     assert lines[1][2] == "2s"
     assert "bulkhead(4)" in lines[2][1]
+
+
+def test_a_marked_handler_that_nobody_routes_is_told(room: Room) -> None:
+    room.save("import holdfast\n@holdfast.route(timeout='2s')\nasync def lost(): ...\nasync def app(a, b, c): ...\n")
+    (room.directory / "holdfast.toml").write_text("")
+    for words in (["routes"], ["config", "check"]):
+        failed = room.call(*words, "--app", "app:app")
+        assert failed.returncode == 1
+        assert "route on app:lost" in failed.stderr
+
+
+def test_a_route_in_code_that_does_not_go_with_the_file_is_a_mistake(room: Room) -> None:
+    room.save(APP)
+    (room.directory / "holdfast.toml").write_text('[[routes]]\nmatch = "GET|POST /carts/{id}"\n')
+    told = room.call("config", "check", "--app", "app:service")
+    assert told.returncode == 1
+    assert "app:cart" in told.stderr

@@ -12,12 +12,13 @@ from holdfast.cli.checking import check_all, read_unresolved
 from holdfast.cli.commands import as_json
 from holdfast.cli.exitcode import DONE, FAILED, CommandError
 from holdfast.cli.lazy import LazyGroup
-from holdfast.cli.sources import Source, app_option, imported, only, schema_of, source_options
+from holdfast.cli.settings import PREFIX, TABLE
+from holdfast.cli.sources import Source, app_option, imported, only, schema_of, source_options, with_code
 from holdfast.cli.target import find, target_options
 from holdfast.cli.versions import ask, dated, print_json
 from holdfast.cli.written import columns, written
 from holdfast.config.document import Document
-from holdfast.config.mistakes import Place, each, place_text
+from holdfast.config.mistakes import ConfigErrors, Place, all_of, each, place_text
 from holdfast.config.schema import Schema
 from holdfast.core.errors import ConfigError
 from holdfast.supervisor.configuration import make_schema
@@ -123,7 +124,7 @@ def check(
     for source in sources:
         try:
             if files:
-                check_all(schema, only(source), found, secrets=not no_secrets)
+                check_all(schema, with_code(only(source), found), found, secrets=not no_secrets)
             else:
                 _check_here(source, schema, app, found, secrets=not no_secrets)
         except ConfigError as error:
@@ -206,14 +207,38 @@ def _print_values(values: dict[str, Any], origins: dict[str, str]) -> None:
 
 def _check_here(source: Source, schema: Schema, app: str | None, found: Any, *, secrets: bool) -> None:
     """What ``run`` would complain of here, but that no app is named: it may be named on the command line."""
+    mistakes: list[ConfigError] = []
+    try:
+        check_all(schema, with_code(source.layers(), found), found, secrets=secrets)
+    except ConfigErrors as error:
+        if error.total > len(error.errors):
+            raise
+        mistakes += error.errors
     settings = source.settings({"app": app} if app is not None else {})
-    document = settings.document()
-    check_all(schema, document, found, secrets=secrets)
+    try:
+        document = settings.document()
+    except ConfigErrors as error:  # of [run], or there would be none
+        # Variables that are no settings, and what another layer covers. All else has been told.
+        told = set(map(_where, mistakes))
+        mistakes += [one for one in error.errors if _where(one) not in told and _is_of_run(one)]
+        if not mistakes:
+            raise
+    if mistakes:
+        raise all_of(mistakes)
     if not document.get(("run", "app")):
         settings = source.settings({"app": UNNAMED})
     snapshot = read_unresolved(make_schema(), settings.document())
     if snapshot is not None:
         settings.check(snapshot)
+
+
+def _where(mistake: ConfigError) -> str:
+    variable = mistake.source or mistake.path
+    return variable if variable.startswith(PREFIX) else f"{mistake.source} {mistake.path}"
+
+
+def _is_of_run(mistake: ConfigError) -> bool:
+    return not mistake.source or mistake.path.startswith(f"{TABLE}.")
 
 
 def _print_check(source: str, total: int, mistakes: tuple[ConfigError, ...]) -> None:

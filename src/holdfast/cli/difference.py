@@ -1,5 +1,7 @@
 """``holdfast config diff``: what is different between files, versions, and the running service."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from holdfast.config.diff import Change, Changes, changes
 from holdfast.config.document import Document, merged
 from holdfast.config.history import Entry, History
 from holdfast.config.layers import from_flags, read_document
-from holdfast.config.mistakes import Place, place_text
+from holdfast.config.mistakes import Place, place_text, steps_in
 from holdfast.config.schema import Schema
+from holdfast.config.secret import BLOT, is_reference
 from holdfast.config.snapshot import redacted
 from holdfast.core.errors import ConfigError
 from holdfast.supervisor.configuration import make_schema
@@ -98,6 +101,7 @@ class _Kept:
         # Without the app's types, as the supervisor: so that the same is hidden on both sides.
         snapshot = read_unresolved(make_schema(), document)
         shown = redacted(document.values, snapshot.secrets if snapshot is not None else {}, ())
+        shown = _hidden(shown, (), set(_blots(status.values, ())))
         return changes(Document(status.values), Document(shown), self._schema)
 
     def between(self, first: int, second: int) -> Changes:
@@ -130,9 +134,10 @@ class _Kept:
         for path, (old, new) in told.items():
             before, after = (old, new) if first <= second else (new, old)
             if before != after:
-                items.append(Change(path, before, after))
-        sections = frozenset(item.path.partition(".")[0].partition("[")[0] for item in items)
-        return Changes(tuple(items), len(items), sections, True)
+                place = steps_in(path)
+                items.append(Change(path, _meant(before), _meant(after), self._schema.is_live(place)))
+        sections = frozenset(str(steps_in(item.path)[0]) for item in items)
+        return Changes(tuple(items), len(items), sections, all(item.live for item in items))
 
     def _others(self, value: dict[str, Any], place: Place) -> Any:
         """The values that came from no file, by their paths."""
@@ -150,6 +155,38 @@ class _Kept:
         where, _, line = told.rpartition(":")
         name = where if line.isdecimal() else told
         return not told or name in self._status.files or any(name.startswith(f"{d}/") for d in self._status.directories)
+
+
+def _meant(text: str) -> Any:
+    """The value that the history has written as ``text``: a number, a list or a table as JSON, texts as they are."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return text if isinstance(value, str) else value
+
+
+def _blots(value: Any, place: Place) -> Iterator[Place]:
+    """The places that are blotted out in ``value``, as its workers know secrets too. One of a list stands for all."""
+    if value == BLOT:
+        yield place
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _blots(item, (*place, name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _blots(item, (*place, 0))
+
+
+def _hidden(value: Any, place: Place, blots: set[Place]) -> Any:
+    """``value`` with all of ``blots`` blotted out, but for what says where a secret is."""
+    if isinstance(value, dict):
+        if place in blots and not is_reference(value):
+            return BLOT
+        return {name: _hidden(item, (*place, name), blots) for name, item in value.items()}
+    if place in blots:
+        return BLOT
+    return [_hidden(item, (*place, 0), blots) for item in value] if isinstance(value, list) else value
 
 
 def _within(name: str, path: str) -> bool:
@@ -172,5 +209,5 @@ def _print(found: Changes) -> None:
     if found.total > len(found.items):
         click.echo(f"and {found.total - len(found.items)} more")
     count = "1 change" if found.total == 1 else f"{found.total} changes"
-    later = "" if found.live else ", which need a new generation of workers"
+    later = "" if found.live else "; a new generation of workers is needed"
     click.echo(f"{count}{later}")

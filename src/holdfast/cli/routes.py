@@ -1,29 +1,23 @@
 """``holdfast routes``: what each route lets in, and which one a request takes."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import click
-import msgspec
 from click.shell_completion import CompletionItem
 
 from holdfast.cli.commands import as_json
-from holdfast.cli.exitcode import FAILED, CommandError
 from holdfast.cli.routing import Explanation, RouteRow, Routing, target
-from holdfast.cli.sources import Source, imported, schema_of, source_options
+from holdfast.cli.sources import Source, imported, schema_of, source_options, with_code
 from holdfast.cli.table import show_table
 from holdfast.cli.versions import print_json
 from holdfast.config.mistakes import Place
 from holdfast.config.snapshot import Snapshot
-from holdfast.core.errors import BootError
 from holdfast.core.errortable import ErrorTable
-from holdfast.server.admission.settings import AdmissionSettings, RouteSettings, read_routes
+from holdfast.server.admission.settings import AdmissionSettings
 
 COLUMNS: Final = ("match", "host", "headers", "policies, in order", "timeout", "criticality", "from")
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """What shells offer; any other may be written."""
-CODE: Final = "code"
-"""Where a route comes from that no file has."""
 
 
 class Header(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
@@ -95,44 +89,16 @@ def routes(
         _print(found, routing.admission)
 
 
-def with_code(
-    routes: Sequence[RouteSettings], tables: Sequence[dict[str, Any]]
-) -> tuple[tuple[RouteSettings, ...], int]:
-    """The routes of the file, and behind them those of the code that it does not have by match or name.
-
-    And how many come from the file. Raises ``ConfigError`` for routes that do not go together.
-    """
-    known = {_shape(route) for route in routes} | {route.label for route in routes}
-    declared = [route for route in read_routes(tables, CODE) if not {_shape(route), route.label} & known]
-    return read_routes([*routes, *declared]), len(routes)
-
-
 def _routing(config: str | None, config_dir: tuple[str, ...], app: str | None) -> Routing:
     loaded = imported(app)
-    snapshot = schema_of(loaded).read(Source(config, config_dir).document())
-    listed, count = with_code(snapshot.routes, [] if loaded is None else _declared(loaded))
-    origins = [_origin(snapshot, ("routes", number)) if number < count else CODE for number in range(len(listed))]
-    return Routing(snapshot.admission, listed, origins, ErrorTable(snapshot.errors))
-
-
-def _declared(app: Any) -> list[dict[str, Any]]:
-    from holdfast.service.service import Service
-
-    service = app if isinstance(app, Service) else Service("app", app)
-    try:
-        return list(service.routes_from_code())
-    except BootError as exc:
-        raise CommandError(FAILED, exc.reason, exc.detail) from exc
-
-
-def _shape(route: RouteSettings) -> Any:
-    """What it matches, whatever its placeholders are called."""
-    return msgspec.structs.replace(route.pattern(), text="")
+    snapshot = schema_of(loaded).read(with_code(Source(config, config_dir).document(), loaded))
+    origins = [_origin(snapshot, ("routes", number)) for number in range(len(snapshot.routes))]
+    return Routing(snapshot.admission, snapshot.routes, origins, ErrorTable(snapshot.errors))
 
 
 def _origin(snapshot: Snapshot, place: Place) -> str:
     origin = snapshot.origin(place)
-    return "" if origin.layer == "default" else str(origin)
+    return str(origin) if origin.place else ""
 
 
 def _print_all(routing: Routing) -> None:

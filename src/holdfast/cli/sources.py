@@ -1,5 +1,6 @@
 """The configuration that commands look at: the files, directories and variables of now, and the types of an app."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -8,12 +9,13 @@ import click
 import msgspec
 
 from holdfast.cli.exitcode import FAILED, CommandError
-from holdfast.cli.settings import CONFIG_VARIABLE, DIRECTORIES_VARIABLE, SettingsSource
+from holdfast.cli.settings import CONFIG_VARIABLE, DIRECTORIES_VARIABLE, PREFIX, TABLE, SettingsSource
 from holdfast.config.document import Document
 from holdfast.config.layers import read_document
 from holdfast.config.schema import Schema
 from holdfast.core.errors import BootError
 from holdfast.supervisor.configuration import make_schema
+from holdfast.supervisor.settings import Settings
 
 CONFIG_HELP: Final = "Settings file; ./holdfast.toml when it is there."
 DIRECTORY_HELP: Final = "Directory of settings, as Kubernetes mounts them. Repeatable."
@@ -59,6 +61,16 @@ class Source(msgspec.Struct, frozen=True):
         """All layers. Raises ``ConfigErrors``. Reads files."""
         return self.settings().document()
 
+    def layers(self) -> Document:
+        """The same, when nobody has looked yet at what stands in them. Raises ``ConfigErrors`` for no TOML."""
+        file = self.settings().file
+        return read_document(
+            files=() if file is None else (file,),
+            directories=self.directories,
+            env=os.environ,
+            aliases={f"{PREFIX}{name.upper()}": (TABLE, name) for name in Settings.__struct_fields__},
+        )
+
     def __str__(self) -> str:
         file = self.settings().file
         return ", ".join((*([str(file)] if file else []), *self.directories)) or "variables and defaults"
@@ -93,3 +105,20 @@ def schema_of(app: Any) -> Schema:
         return make_schema(dict if own is None else own)
     except TypeError as exc:
         raise CommandError(FAILED, f"the app's settings cannot be read from a file: {exc}") from exc
+
+
+def with_code(document: Document, app: Any) -> Document:
+    """``document`` with the routes that the code of ``app`` gives below its own, as a worker has it; None has none.
+
+    Raises CommandError when they cannot be found.
+    """
+    if app is None:
+        return document
+    from holdfast.service.service import Service
+    from holdfast.supervisor.follower import with_routes
+
+    service = app if isinstance(app, Service) else Service("app", app)
+    try:
+        return with_routes(document, service.routes_from_code())
+    except BootError as exc:
+        raise CommandError(FAILED, exc.reason, exc.detail) from exc
