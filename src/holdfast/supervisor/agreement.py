@@ -74,6 +74,8 @@ async def catch_up(workers: Sequence[Worker], parcel: Parcel) -> None:
     """Have ``workers`` take ``parcel``, each by itself. ``refusal`` of a worker says why it could not."""
     ticket = next(_tickets)
     order = Configure(ticket, parcel, hold=False)
+    for worker in workers:
+        worker.refusal = ""
     for worker, answer in zip(workers, await _answers(workers, ticket, order, ANSWER_LIMIT), strict=True):
         _note(worker, answer)
 
