@@ -40,6 +40,8 @@ PACKAGES: Final = (
 SHOWN: Final = ("uvicorn", "httptools", "uvloop", "starlette", *PACKAGES)
 CONNECTIONS: Final = 64
 WARM_UP: Final = 2
+PATIENCE: Final = 20
+"""Seconds that wrk waits for an answer: the usual packages leave some waiting for two when the machine is busy."""
 SERVER_CPU: Final = 0
 CLIENT_CPU: Final = 1
 TRIES: Final = 5
@@ -267,7 +269,16 @@ def measure(wrk: str, way: Way, seconds: int) -> Figures:
 
 def run_wrk(wrk: str, address: str, seconds: int) -> str:
     """What wrk says. Raises RuntimeError when a connection failed."""
-    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", f"http://{address}/"]
+    command = [
+        wrk,
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "--timeout",
+        f"{PATIENCE}s",
+        "--latency",
+        f"http://{address}/",
+    ]
     with _pinned(CLIENT_CPU):
         output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
     if "Socket errors" in output or not _RATE.search(output):
