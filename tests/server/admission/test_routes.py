@@ -281,3 +281,11 @@ def test_a_path_of_any_depth_takes_no_longer_than_its_length() -> None:
     assert visits <= 2**8
     assert routes.match("GET", "/a" * 8 + "/end") == texts[0]
     assert routes.match("GET", "/a" * 30_000) is None
+
+
+@pytest.mark.parametrize("path", ["/orders\n", "/orders/\n", "//orders\n"])
+def test_a_newline_at_the_end_passes_no_route_by(path: str) -> None:
+    pattern = parse_pattern("/orders")
+    assert RouteTable([(pattern, "here")]).match("GET", path) == "here"
+    assert pattern.has_path(path)
+    assert RouteTable([(pattern, "here")]).match("GET", "/orders\n\n") is None, "nor would a router take it"

@@ -85,6 +85,7 @@ class Pattern(msgspec.Struct, frozen=True):
             return True
         if not path.startswith("/"):
             return False
+        path = path.removesuffix("\n")  # as the table does
         parts = [part for part in path.split("/") if part]
         if len(parts) < len(self.segments) or (len(parts) > len(self.segments) and not self.rest):
             return False
