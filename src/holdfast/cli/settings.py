@@ -1,7 +1,6 @@
 """Where the settings of ``run`` come from, and whether they make sense together, before anything starts."""
 
 import contextlib
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -292,11 +291,6 @@ class _Check:
             parse_bind(settings.admin, *self._place("admin"))
         if _MODES.fullmatch(settings.unix_mode) is None or int(settings.unix_mode, 8) > 0o777:
             raise self._wrong("unix_mode", "permissions as an octal number", "write 660, for example")
-        for peer in settings.trusted_proxies:
-            try:
-                ipaddress.ip_network(peer)
-            except ValueError as exc:  # one that is not understood would silently be nobody
-                raise self._wrong("trusted_proxies", "addresses and networks", str(exc), value=peer) from exc
 
     def _tls(self) -> None:
         settings = self._settings

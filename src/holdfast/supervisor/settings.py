@@ -71,9 +71,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_connections: Annotated[int, _about("Open at once in a worker; 0 follows the descriptor limit.", ge=0)] = 0
     ws_max_size: Annotated[Size, _about("One WebSocket message.")] = Size(16 * 1024 * 1024)
     root_path: Annotated[str, _about("Path under which a proxy publishes the app.")] = ""
-    trusted_proxies: Annotated[
-        tuple[str, ...], _about("Peers whose X-Forwarded headers are believed. Repeatable.", metavar="ADDRESS")
-    ] = ()
 
     tls_certificate: Annotated[str, _about("Certificate chain, PEM; read again when it changes.", metavar="FILE")] = ""
     tls_key: Annotated[str, _about("Private key, PEM.", metavar="FILE")] = ""

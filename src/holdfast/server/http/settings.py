@@ -40,5 +40,3 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     ws_ping_timeout: float = 20.0
     root_path: str = ""
     access_log: bool = False
-    trusted_proxies: tuple[str, ...] = ()
-    """Peers whose X-Forwarded-For and X-Forwarded-Proto are believed. Nobody, unless named."""
