@@ -127,22 +127,27 @@ class Watch:
         """Ask again and again, until it is cancelled."""
         client = Client(port)
         turn = random.Random(port)
-        while True:
-            path = turn.choice(("/", "/", "/", "/", "/limited", "/broken"))
-            floor = self.floor
-            try:
-                async with asyncio.timeout(LONGEST):
-                    status, body = await client.get(path)
-            except (OSError, EOFError, TimeoutError) as error:
-                self.failures[f"{path}: {error!r}"] += 1
-                client.close()
-                continue
-            self.answers += 1
-            if path == "/":
-                self._look(status, body, floor)
-            elif status != {"/limited": 429, "/broken": 503}[path]:
-                self.forgotten[f"{path}: {status}"] += 1
-            await asyncio.sleep(PAUSE)
+        try:
+            while True:
+                await self._ask(client, turn.choice(("/", "/", "/", "/", "/limited", "/broken")))
+                await asyncio.sleep(PAUSE)
+        finally:
+            client.close()
+
+    async def _ask(self, client: Client, path: str) -> None:
+        floor = self.floor
+        try:
+            async with asyncio.timeout(LONGEST):
+                status, body = await client.get(path)
+        except (OSError, EOFError, TimeoutError) as error:
+            self.failures[f"{path}: {error!r}"] += 1
+            client.close()
+            return
+        self.answers += 1
+        if path == "/":
+            self._look(status, body, floor)
+        elif status != {"/limited": 429, "/broken": 503}[path]:
+            self.forgotten[f"{path}: {status}"] += 1
 
     def _look(self, status: int, body: str, floor: int) -> None:
         if status != 200:
@@ -312,6 +317,7 @@ async def play(changes: int, seed: int) -> int:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.sleep(0)  # what was closed is closed in the next turn of the loop
             seconds = time.monotonic() - began
             status = (await service.ask("config"))["result"]
         tracebacks = (Path(place) / "log").read_text().count("Traceback")
