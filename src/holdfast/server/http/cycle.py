@@ -59,11 +59,10 @@ class Cycle(Response):
         scope: dict[str, Any],
         keep_alive: bool,
         expect_continue: bool,
-        ticket: Ticket | None,
         began: float,
     ) -> None:
         super().__init__(protocol, scope, keep_alive, expect_continue)
-        self.ticket = ticket
+        self.ticket: Ticket | None = None  # from its turn on its connection to its end; none for health probes
         self.refusal: Rejected | None = None  # why the app is not called
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
@@ -82,8 +81,6 @@ class Cycle(Response):
 
     async def run(self, app: Any) -> None:
         """Call the app. Whatever it raises ends this request and nothing else."""
-        if self.disconnected:  # refused, or reset, before its turn came
-            return
         ticket = self.ticket
         if ticket is not None:
             if ticket.context is not EMPTY:
@@ -91,6 +88,8 @@ class Cycle(Response):
             if ticket.deadline < inf:
                 set_deadline(ticket.deadline)
         try:
+            if self.disconnected:  # reset, or out of time, before the task began
+                return
             result = await app(self.scope, self.receive, self.send)
         except (asyncio.CancelledError, GeneratorExit) as exc:
             if self.task is not None and self.task.cancelling():
@@ -114,13 +113,21 @@ class Cycle(Response):
                 stage = "completing" if self.response_started else "starting"
                 self._fail(RuntimeError(f"the app returned without {stage} its response"))
         finally:
-            if not self.response_complete and not self.disconnected:
-                self.protocol.abandon(self)
-            if self.ticket is not None:
-                self._account()
-                self.leave(FAILED if self.late or not self.disconnected else IGNORED)
+            self._close()
 
     # -- its end
+
+    def end(self) -> None:
+        """Its task was cancelled before the first step, so ``run`` has seen nothing of it."""
+        self._cut_off()
+        self._close()
+
+    def _close(self) -> None:
+        if not self.response_complete and not self.disconnected:
+            self.protocol.abandon(self)
+        if self.ticket is not None:
+            self._account()
+            self.leave(FAILED if self.late or not self.disconnected else IGNORED)
 
     def leave(self, verdict: Verdict) -> None:
         """Leave admission: nothing of it is held any more."""
@@ -172,10 +179,12 @@ class Cycle(Response):
         """The connection is gone, and with it whoever wanted the response."""
         if not (self.response_complete or self.disconnected):
             self.disconnected = True
-            if self.task is None:
+            if self.ticket is None:
+                pass  # a health probe, or a pipelined request whose turn has not come
+            elif self.task is None:
                 self._account()
                 self.leave(IGNORED)
-            elif self.ticket is not None and not self.ticket.must_finish:
+            elif not self.ticket.must_finish:
                 if self.heard:
                     self.protocol.loop.call_later(DISCONNECT_GRACE, self._cancel)
                 else:

@@ -115,14 +115,14 @@ class Entrance:
         if cycle.refusal is not None:
             cycle.turn_away(cycle.refusal)
         elif ticket is None:
-            cycle.protocol.begin(cycle, self.cycles.pop)
+            cycle.protocol.begin(cycle, self._ended)
         else:
             if ticket.deadline < inf and not cycle.limit_time(ticket.deadline - self.now()):
                 cycle.turn_away(DeadlineExceeded("deadline", LATE, None, None, ticket.route))
             elif self.queue:
                 self.starter.submit(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
             else:
-                cycle.protocol.begin(cycle, self.cycles.pop)
+                cycle.protocol.begin(cycle, self._ended)
 
     def clear(self) -> None:
         """Refuse what waits: the worker ends."""
@@ -134,7 +134,15 @@ class Entrance:
         cycle.protocol.begin(cycle, self._done)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
-        self.starter.done(self.now() - self.cycles.pop(task).started)
+        self.starter.done(self.now() - self._ended(task).started)
+
+    def _ended(self, task: "asyncio.Task[None]") -> Cycle:
+        cycle = self.cycles.pop(task)
+        if (
+            cycle.ticket is not None
+        ):  # a task that is cancelled before its first step runs nothing, no ``finally`` either
+            cycle.end()
+        return cycle
 
     def _shed(self, cycle: Cycle) -> None:
         cycle.turn_away(DRAINED if self._draining else SHED)

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.config import Config
 
+from holdfast.core.call import IGNORED
 from holdfast.core.errors import BulkheadFull, Rejected
 from holdfast.server.admission.admission import Peer, Ticket
 from holdfast.server.http.closing import CHECK_INTERVAL, NEVER
@@ -50,7 +51,8 @@ class HttpProtocol(ReadingProtocol):
         self.ticket: Ticket | None = None  # of a WebSocket that is about to begin
         self.upgrading = False
         self.migratable = False
-        self.waiting: list[Cycle] = []  # pipelined requests, oldest first
+        self.waiting: list[Cycle] = []  # pipelined requests, oldest first: they are not let in before their turn
+        self.going_on = False  # they are taken in turn
 
     # -- the connection's life
 
@@ -77,6 +79,9 @@ class HttpProtocol(ReadingProtocol):
             if cycle is not None:
                 cycle.disconnect()
         self.waiting.clear()
+        if self.ticket is not None:
+            self.ticket.exit(IGNORED)
+            self.ticket = None
         self.connections.discard(self)
         if self.admitted:
             self.state.entrance.admission.disconnect(self.peer)
@@ -107,18 +112,10 @@ class HttpProtocol(ReadingProtocol):
 
     def _give_up(self, cycle: Cycle) -> None:
         """The peer has had its time for an answer to ``cycle``."""
-        active = self.active
-        if active is None or self.transport.is_closing():
+        if self.active is not cycle or self.transport.is_closing():
             return
-        if active is cycle and not (cycle.response_started or (cycle.ticket is not None and cycle.ticket.must_finish)):
+        if not (cycle.response_started or (cycle.ticket is not None and cycle.ticket.must_finish)):
             self.transport.close()
-        elif self.half_closed:
-            self.loop.call_later(FIN_GRACE, self._give_up, active)
-
-    def resume_writing(self) -> None:
-        self.flow.resume_writing()
-        if not self.ending:
-            self._set_deadline()
 
     @property
     def answering(self) -> bool:
@@ -167,6 +164,8 @@ class HttpProtocol(ReadingProtocol):
         if parser.should_upgrade() and self._should_upgrade():
             if self.active is not None:
                 raise Refusal(400, "A WebSocket cannot begin before the requests ahead of it are answered.")
+            if method != "GET" or self.has_body(0):
+                raise Refusal(400, "A WebSocket begins with a GET that has no body.")
             self._admit_websocket(scope)
             return
         if len(self.waiting) >= MAX_PIPELINED:
@@ -174,23 +173,13 @@ class HttpProtocol(ReadingProtocol):
         self.in_head = False
         self.state.received += 1
         modern = version == "1.1"
-        ticket = refused = None
-        now = entrance.now()
-        if path not in entrance.exempt:
-            try:
-                ticket = entrance.admission.enter(method, path, self.host, self.headers, self.peer, now)
-            except Rejected as error:
-                refused = error.with_traceback(None)  # it would hold this frame, and the frame it
         keep_alive = modern and parser.should_keep_alive()
-        cycle = Cycle(self, scope, keep_alive, modern and self.expect_100_continue, ticket, now)
-        if refused is not None:
-            cycle.refusal = refused
-            cycle.keep_alive = keep_alive and not self._has_large_body()
+        now = entrance.now()
+        cycle = Cycle(self, scope, keep_alive, modern and self.expect_100_continue, now)
         self.cycle = cycle  # type: ignore[assignment]
         if self.active is None:
             self.deadline = NEVER
-            self.active = cycle
-            entrance.submit(cycle)
+            self._run(cycle, path, self.host, now)
         else:
             self.waiting.append(cycle)
             self.flow.pause_reading()
@@ -216,24 +205,52 @@ class HttpProtocol(ReadingProtocol):
                 self.deadline = NEVER
             cycle.wake()
         elif self.active is None and not self.ending:
-            self._rest()
+            # Later: the next request may follow in what is just being read, and would be lost if this moved on.
+            self.loop.call_soon(self._settle)
 
     def resume_reading(self) -> None:
         """Called by the app's side when it wants more. Pipelined requests wait for their turn in the kernel."""
         if not self.waiting and not self.transport.is_closing():
             if self.in_message and self.deadline == NEVER:
-                self._open_body_window()
+                self.open_body_window()
             self.flow.resume_reading()
 
     # -- answering
 
-    def _run(self, cycle: Cycle) -> None:
-        self.active = cycle
-        self.state.entrance.submit(cycle)
+    def _run(self, cycle: Cycle, path: str, host: str, now: float) -> None:
+        """Let a request in, and call the app or answer in its place: its turn on this connection has come.
 
-    def _has_large_body(self) -> bool:
-        """Whether what comes after the headers is not worth reading just to keep the connection."""
-        return self.length > KEPT_BODY or any(name == b"transfer-encoding" for name, _ in self.headers)
+        No earlier: one connection that sends many would hold many places while it waits for itself.
+        """
+        self.active = cycle
+        entrance = self.state.entrance
+        if path not in entrance.exempt:
+            scope = cycle.scope
+            try:
+                ticket = entrance.admission.enter(scope["method"], path, host, scope["headers"], self.peer, now)
+                ticket.call.deadline -= now - cycle.began  # its time counts from its headers on
+                cycle.ticket = ticket
+            except Rejected as error:
+                cycle.refusal = error.with_traceback(None)  # it would hold this frame, and the frame it
+                if cycle.more_body and self.has_body(KEPT_BODY):
+                    cycle.keep_alive = False
+        entrance.submit(cycle)
+
+    def _go_on(self) -> None:
+        """Take those that wait, in a loop: a refused one is over at once, and the stack has no room for all of them."""
+        if self.going_on:
+            return
+        self.going_on = True
+        try:
+            while self.waiting and not self.answering and not self.ending:
+                cycle = self.waiting.pop(0)
+                host = next((value for name, value in cycle.scope["headers"] if name == b"host"), b"")
+                path = cycle.scope["path"][len(self.root_path) :]
+                self._run(cycle, path, host.decode(), self.state.entrance.now())
+                if self.half_closed and self.active is cycle:
+                    self.loop.call_later(FIN_GRACE, self._give_up, cycle)
+        finally:
+            self.going_on = False
 
     def _admit_websocket(self, scope: dict[str, Any]) -> None:
         """A WebSocket's ticket, before its protocol takes over; or the refusal, which ends the connection."""
@@ -280,7 +297,7 @@ class HttpProtocol(ReadingProtocol):
             # When it was this side that decided to close, the next request may be under way already.
             self.finish(unread=self.state.closing or self.refusal is not None)
         elif self.waiting:
-            self._run(self.waiting.pop(0))
+            self._go_on()
         elif self.refusal is not None:
             self._send_refusal(self.refusal)
         else:
@@ -290,7 +307,7 @@ class HttpProtocol(ReadingProtocol):
             elif self.in_head:
                 self.deadline = self.state.now + self.settings.header_timeout
             else:
-                self._open_body_window()
+                self.open_body_window()
 
     def abandon(self, cycle: Cycle) -> None:
         """The app ended with its response half written: end the connection so that the client can tell."""
@@ -348,7 +365,7 @@ class HttpProtocol(ReadingProtocol):
             self.refuse(Refusal(408, f"The request's headers took longer than {self.settings.header_timeout:g} s."))
         elif self.in_message and not self.flow.read_paused:
             if self.body_size - self.window_size >= self.settings.body_rate * self.settings.body_timeout:
-                self._open_body_window()
+                self.open_body_window()
             else:
                 detail = f"The request's body came slower than {self.settings.body_rate:g} bytes a second."
                 self.refuse(Refusal(408, detail))
@@ -376,16 +393,6 @@ class HttpProtocol(ReadingProtocol):
         if self.state.draining:
             self.drain_step()
 
-    def _set_deadline(self) -> None:
-        if self.active is None and not self.in_message:
-            self.deadline = self.state.now + self.state.idle_limit
-        elif self.active is None and self.in_head:
-            self.deadline = self.state.now + self.settings.header_timeout
-        elif self.in_message and not self.in_head:
-            self._open_body_window()
-        else:
-            self.deadline = NEVER
-
-    def _open_body_window(self) -> None:
-        self.window_size = self.body_size
-        self.deadline = self.state.now + self.settings.body_timeout
+    def _settle(self) -> None:
+        if not (self.busy or self.ending):
+            self._rest()

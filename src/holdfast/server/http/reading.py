@@ -8,7 +8,7 @@ from abc import abstractmethod
 import httptools
 from uvicorn.config import Config
 
-from holdfast.server.http.closing import ClosingProtocol
+from holdfast.server.http.closing import NEVER, ClosingProtocol
 from holdfast.server.http.refusal import Refusal, body_too_large, header_too_large
 from holdfast.server.http.state import EngineState
 
@@ -99,6 +99,7 @@ class ReadingProtocol(ClosingProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.hosts = self.length = 0
+        self.host = ""  # HTTP/1.0 need not send one
         self.headers = []
         if not self.answering:
             self.deadline = self.state.now + self.settings.header_timeout
@@ -135,3 +136,26 @@ class ReadingProtocol(ClosingProtocol):
         if self.hosts > 1 or (self.hosts == 0 and version == "1.1"):  # RFC 9112, 3.2
             raise Refusal(400, f"The request has {self.hosts} Host headers, it needs one.")
         return version
+
+    def has_body(self, limit: int) -> bool:
+        """Whether the message that is being read has a body of more than ``limit`` bytes, or one of unknown length."""
+        return self.length > limit or any(name == b"transfer-encoding" for name, _ in self.headers)
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
+        if not self.ending:
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        if not self.answering and not self.in_message:
+            self.deadline = self.state.now + self.state.idle_limit
+        elif not self.answering and self.in_head:
+            self.deadline = self.state.now + self.settings.header_timeout
+        elif self.in_message and not self.in_head:
+            self.open_body_window()
+        else:
+            self.deadline = NEVER
+
+    def open_body_window(self) -> None:
+        self.window_size = self.body_size
+        self.deadline = self.state.now + self.settings.body_timeout

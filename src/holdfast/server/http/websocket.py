@@ -8,6 +8,7 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 from websockets.protocol import State
 
 from holdfast.core.call import FAILED, IGNORED, OK, Verdict
@@ -58,6 +59,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.scheme = "wss" if self._opening["scheme"] == "https" else "ws"
         if self.state.draining:
             self.begin_drain(self.state.settings.stream_grace)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._leave(IGNORED)  # the handshake is refused: no app is called that would
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.deadline = NEVER
