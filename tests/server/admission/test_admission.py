@@ -23,6 +23,7 @@ class Door:
     def __init__(self, *routes: dict[str, Any], **settings: Any) -> None:
         self.clock = VirtualClock()
         settings.setdefault("trusted_proxies", ["10.0.0.0/8"])
+        settings.setdefault("queue", False)  # with it the process's limit is no gate
         self.admission = Admission(read_admission(settings), read_routes(routes), clock=self.clock)
         self.client = self.admission.connect(CLIENT)
         self.proxy = self.admission.connect(PROXY)
@@ -33,6 +34,7 @@ class Door:
 
     def change(self, *routes: dict[str, Any], **settings: Any) -> None:
         settings.setdefault("trusted_proxies", ["10.0.0.0/8"])
+        settings.setdefault("queue", False)
         self.admission.update(read_admission(settings), read_routes(routes))
 
     def enter(self, request: str = "GET /a", peer: Any = None, arrived: float = 0.0, **headers: str) -> Ticket:

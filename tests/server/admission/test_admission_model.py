@@ -48,6 +48,7 @@ class Crowd(RuleBasedStateMachine):
         before = {gate for _, gate in self.admission._gates.each()}
         data = {
             "trusted_proxies": ["10.0.0.0/8"] if trusted else [],
+            "queue": False,
             "concurrency": concurrency,
             "clients": {"connections": connections},
         }

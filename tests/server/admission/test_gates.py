@@ -19,7 +19,7 @@ class Room:
         self.gates = Gates(VirtualClock())
 
     def made(self, *routes: dict[str, Any], **admission: Any) -> tuple[tuple[Lane, ...], Lane]:
-        prepared = self.gates.prepare(read_admission(admission), read_routes(routes))
+        prepared = self.gates.prepare(read_admission({"queue": False, **admission}), read_routes(routes))
         self.gates.commit(prepared)
         return prepared.lanes, prepared.others
 
@@ -114,7 +114,7 @@ def test_settings_that_are_the_same_change_nothing() -> None:
     room = Room()
     route = {"match": "/a", "rate_limit": {"rate": "5/s", "key": "header:x"}, "bulkhead": 3}
     room.made(route, concurrency=True, clients={"rate": "5/s"})
-    settings = read_admission({"concurrency": True, "clients": {"rate": "5/s"}})
+    settings = read_admission({"queue": False, "concurrency": True, "clients": {"rate": "5/s"}})
     assert room.gates.prepare(settings, read_routes([route])).changes == ()
 
 

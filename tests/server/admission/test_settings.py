@@ -56,6 +56,8 @@ def test_nothing_is_limited_and_nobody_believed_by_default() -> None:
 def test_concurrency_has_its_shorthands() -> None:
     assert read_admission({"concurrency": True}).limit == AdaptiveLimitSettings()
     assert read_admission({"concurrency": False}).limit is None
+    assert read_admission({"concurrency": False}).concurrency is False  # not the same as nothing said
+    assert read_admission({}).concurrency is None
     assert read_admission({"concurrency": "vegas"}).limit == AdaptiveLimitSettings(algorithm="vegas")
 
 

@@ -46,10 +46,11 @@ class Ticket:
 
     ``call`` has its deadline (absolute, ``inf`` when there is none) and its criticality; ``context`` is what is to
     be current while it is worked on. ``client`` is the client's key and ``route`` the name of its route. With
-    ``must_finish`` its handler goes on when the client has gone.
+    ``must_finish`` its handler goes on when the client has gone; without ``limited`` it does not count for the limit
+    of handlers that run at a time.
     """
 
-    __slots__ = ("_admission", "_counted", "_ended", "_held", "call", "client", "context", "must_finish")
+    __slots__ = ("_admission", "_counted", "_ended", "_held", "call", "client", "context", "limited", "must_finish")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Ticket:
         client: str,
         held: list[tuple[Leave, Any]],
         must_finish: bool,
+        limited: bool,
     ) -> None:
         self._admission = admission
         self._counted: str | None = None
@@ -68,6 +70,7 @@ class Ticket:
         self.client = client
         self.context = context
         self.must_finish = must_finish
+        self.limited = limited
 
     @property
     def route(self) -> str:
@@ -206,7 +209,7 @@ class Admission:
             arrived,
         )
         held: list[tuple[Leave, Any]] = []
-        ticket = Ticket(self, call, context, client, held, lane.must_finish)
+        ticket = Ticket(self, call, context, client, held, lane.must_finish, lane.limited)
         try:
             if deadline <= now:
                 raise DeadlineExceeded("deadline", "its time was over when it came", None, None, lane.name)

@@ -27,6 +27,8 @@ class Lane(msgspec.Struct, frozen=True, eq=False):
     criticality: Criticality | None = None
     must_finish: bool = False
     """Whether its handler goes on when its client has gone."""
+    limited: bool = True
+    """Whether it counts for the limit of handlers that run at a time."""
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
@@ -62,7 +64,8 @@ class Gates:
         clients = settings.per_client.limit()
         if clients is not None:
             shared["clients"] = self._kept(self._shared.get("clients"), RateLimit, clients, changes)
-        if settings.limit is not None:
+        # Where requests wait for their turn the limit says how many may begin, and is no gate.
+        if settings.limit is not None and not settings.queue:
             shared["concurrency"] = self._kept(self._shared.get("concurrency"), AdaptiveLimit, settings.limit, changes)
         owned: dict[str, tuple[Gate[Any], ...]] = {}
         lanes = []
@@ -73,7 +76,8 @@ class Gates:
             present = tuple(gate for gate in gates if gate is not None)
             owned[name] = tuple(gate for gate in present if gate is not shared.get("concurrency"))
             first = (shared["clients"],) if "clients" in shared else ()
-            lanes.append(Lane(name, (*first, *present), route.seconds, route.level, route.must_finish))
+            limited = any(step.policy is None for step in route.steps)
+            lanes.append(Lane(name, (*first, *present), route.seconds, route.level, route.must_finish, limited))
         return Prepared(tuple(lanes), Lane(OTHERS, tuple(shared.values())), shared, tuple(changes), owned)
 
     def commit(self, prepared: Prepared) -> None:

@@ -149,9 +149,9 @@ def _read_clients(value: object) -> ClientsSettings:
     return read_table(ClientsSettings, value)
 
 
-def _read_concurrency(value: object) -> AdaptiveLimitSettings | None:
+def _read_concurrency(value: object) -> AdaptiveLimitSettings | bool | None:
     if value is False or value is None:
-        return None
+        return value
     settings = read_policy(AdaptiveLimitSettings, value)
     assert isinstance(settings, AdaptiveLimitSettings)
     return settings
@@ -183,7 +183,10 @@ class AdmissionSettings(Settings, frozen=True):
     tenant: Annotated[str, about("The header in which they name the tenant.")] = "x-tenant"
     concurrency: Annotated[
         AdaptiveLimitSettings | Mapping[str, Any] | str | bool | None,
-        about("The adaptive limit of the whole process; false: none.", reader=LIMIT),
+        about(
+            "How many requests are worked on at a time: by default found out while there is a queue; false: no limit.",
+            reader=LIMIT,
+        ),
     ] = None
     queue: Annotated[
         bool,
@@ -210,9 +213,8 @@ class AdmissionSettings(Settings, frozen=True):
 
     @property
     def limit(self) -> AdaptiveLimitSettings | None:
-        """``concurrency``, as it has been read."""
-        assert self.concurrency is None or isinstance(self.concurrency, AdaptiveLimitSettings)
-        return self.concurrency
+        """``concurrency``, as it has been read; None when no algorithm was chosen."""
+        return self.concurrency if isinstance(self.concurrency, AdaptiveLimitSettings) else None
 
     def check(self) -> None:
         try:

@@ -26,6 +26,14 @@ WAITS: Final = 2.5
 """In an overload nobody waits for longer than it takes to begin so many requests ..."""
 LEAST_TARGET: Final = 0.005
 """... or for so many seconds."""
+BLOCK: Final = 0.1
+"""A turn that takes so many seconds, ..."""
+UNUSUAL: Final = 10.0
+"""... and this many times as long as expected, was blocked: an accident that says nothing about the load."""
+EXCUSED: Final = 0.5
+"""What has come meanwhile is answered late rather than refused, when it takes no more than so many seconds of work."""
+EXCUSE_LIMIT: Final = 2.0
+"""Seconds, at most, for which that holds; else as long as the loop was blocked."""
 
 
 class Starter(Generic[R]):
@@ -43,7 +51,7 @@ class Starter(Generic[R]):
         start: Callable[[R], None],
         refuse: Callable[[R], None],
         wanted: Callable[[R], bool],
-        limit: int,
+        limit: float,
     ) -> None:
         self.limit = limit
         self.running = 0
@@ -62,6 +70,8 @@ class Starter(Generic[R]):
         self._turned_at = 0.0
         self._looked_at = 0.0
         self._in_turn = 0
+        self._blocked = False
+        self._excused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def submit(self, request: R, *, rank: int, key: Hashable = None) -> None:
@@ -84,6 +94,11 @@ class Starter(Generic[R]):
         self.duration = _mean(self.duration, seconds)
         if len(self.queue):
             self._go_on()
+
+    @property
+    def full(self) -> bool:
+        """Whether requests wait since ``limit`` handlers run."""
+        return len(self.queue) > 0 and self.running >= self.limit
 
     def clear(self) -> None:
         """Refuse all that waits: the time is over."""
@@ -127,12 +142,18 @@ class Starter(Generic[R]):
         """Once in each turn of the loop, after the handlers that the last one started, while there is work to do."""
         now = self._loop.time()
         began, self._in_turn = self._in_turn, 0
-        if began:
-            self._measure((now - self._turned_at) / began)
+        took = now - self._turned_at
+        if took > BLOCK and self.work and took > UNUSUAL * self.work * max(began, 1) and not self._blocked:
+            self._blocked = True
+            self._excused_until = now + min(took, EXCUSE_LIMIT)
+        elif began:
+            self._blocked = False
+            self._measure(took / began)
         self._looked_at, self._turned_at = self._turned_at, now
         self._turning = False
-        for request in self.queue.expire(now):
-            self._turn_away(request)
+        if not self._excuses(now):
+            for request in self.queue.expire(now):
+                self._turn_away(request)
         while self._has_room():
             following = self.queue.pop(now)
             if following is None:
@@ -144,10 +165,18 @@ class Starter(Generic[R]):
         elif len(self.queue):  # it waits for others to end; who has waited too long is to be told in time
             self._timer = self._loop.call_later(self.queue.target, self._go_on)
 
+    def _excuses(self, now: float) -> bool:
+        """Whether what waits has been kept waiting by a loop that was blocked, and can soon be worked off."""
+        return now < self._excused_until and len(self.queue) * self._pace <= EXCUSED
+
+    @property
+    def _pace(self) -> float:
+        """Every so often somebody begins: the loop has time for one, or, where all places are taken, one is free."""
+        return max(self.work, self.duration / self.limit)
+
     def _measure(self, seconds: float) -> None:
         self.work = _mean(self.work, seconds)
-        # Every so often somebody begins: the loop has time for one, or, where all places are taken, a place is free.
-        self.queue.target = max(LEAST_TARGET, WAITS * max(self.work, self.duration / self.limit))
+        self.queue.target = max(LEAST_TARGET, WAITS * self._pace)
         self.queue.patience = max(PATIENCE, 2 * self.queue.target)
 
     def _turn_away(self, request: R) -> None:

@@ -1,8 +1,7 @@
 """What a request meets before the app: its ticket, its turn, or the answer in the app's place."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import Any, Final, TypeAlias
 
@@ -12,6 +11,8 @@ from holdfast.core.errors import DeadlineExceeded, Overloaded
 from holdfast.core.errortable import ErrorTable
 from holdfast.server.admission.admission import Admission, Peer
 from holdfast.server.admission.answers import Answers
+from holdfast.server.admission.chosen import Chosen
+from holdfast.server.admission.concurrency import Concurrency
 from holdfast.server.admission.patterns import Headers
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
 from holdfast.server.admission.starter import Starter
@@ -26,6 +27,9 @@ Client: TypeAlias = tuple[str, int] | None
 SHED: Final = Overloaded("queue", "the service has more to do than it can", 1.0)
 """The refusal of a request that has waited for too long: one for all, since it has to be cheap."""
 DRAINED: Final = Overloaded("drain", "this worker ends before the request's turn", 1.0)
+
+KIND_PARTS: Final = 2
+"""Parts of a path that tell requests apart where no framework does. What follows is a number or a name, most often."""
 
 
 class Entrance:
@@ -57,10 +61,13 @@ class Entrance:
             start=self._start,
             refuse=self._shed,
             wanted=_wanted,
-            limit=sys.maxsize,
+            limit=inf,
         )
         self.queue = admission.queue
         self.fair_key = admission.fair_key
+        self._concurrency = admission.concurrency
+        self._governor = _governor(admission)
+        self._limit(inf if self._governor is None else self._governor.limit)
         self._draining = False
 
     def configure(
@@ -68,6 +75,10 @@ class Entrance:
     ) -> None:
         """Go by these from the next request on. ``ConfigError`` when they do not fit, and then nothing has changed."""
         self.admission.update(admission, routes)
+        if (admission.queue, admission.concurrency) != (self.queue, self._concurrency):
+            self._concurrency = admission.concurrency
+            self._governor = _governor(admission)
+            self._limit(inf if self._governor is None else self._governor.limit)
         self.queue = admission.queue
         self.fair_key = admission.fair_key
         if errors is not None:
@@ -119,10 +130,14 @@ class Entrance:
         else:
             if ticket.deadline < inf and not cycle.limit_time(ticket.deadline - self.now()):
                 cycle.turn_away(DeadlineExceeded("deadline", LATE, None, None, ticket.route))
-            elif self.queue:
+            elif self.queue and ticket.limited:
                 self.starter.submit(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
             else:
                 cycle.protocol.begin(cycle, self._ended)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The queue, and how many handlers may run, as plain values."""
+        return {**self.starter.snapshot(), "concurrency": self._governor.snapshot() if self._governor else None}
 
     def clear(self) -> None:
         """Refuse what waits: the worker ends."""
@@ -134,7 +149,22 @@ class Entrance:
         cycle.protocol.begin(cycle, self._done)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
-        self.starter.done(self.now() - self._ended(task).started)
+        cycle = self._ended(task)
+        now = self.now()
+        seconds = now - cycle.started
+        starter = self.starter
+        governor = self._governor
+        # A stream takes as long as its client wants, and who has left did not wait for the end.
+        if governor is not None and not cycle.event_stream and (cycle.late or not cycle.disconnected):
+            kind = _kind(cycle.scope)
+            if governor.ended(kind, seconds, now, full=starter.full, late=cycle.late):
+                self._limit(governor.limit)
+        starter.done(seconds)
+
+    def _limit(self, limit: float) -> None:
+        if limit < inf:  # streams last, and hold nothing up
+            limit = max(1, round(limit)) + sum(cycle.event_stream for cycle in self.cycles.values())
+        self.starter.limit = limit
 
     def _ended(self, task: "asyncio.Task[None]") -> Cycle:
         cycle = self.cycles.pop(task)
@@ -146,6 +176,21 @@ class Entrance:
 
     def _shed(self, cycle: Cycle) -> None:
         cycle.turn_away(DRAINED if self._draining else SHED)
+
+
+def _governor(settings: AdmissionSettings) -> Concurrency | Chosen | None:
+    """What finds out how many handlers may run at a time. Without a queue nobody could wait for that."""
+    if not settings.queue or settings.concurrency is False:
+        return None
+    return Concurrency() if settings.limit is None else Chosen(settings.limit)
+
+
+def _kind(scope: dict[str, Any]) -> Hashable:
+    """What requests are alike: those for one endpoint, where the framework tells, or for the same place."""
+    endpoint = scope.get("endpoint")
+    if endpoint is None:
+        return tuple(scope["path"].split("/", KIND_PARTS + 1)[1 : KIND_PARTS + 1])
+    return endpoint if isinstance(endpoint, Hashable) else id(endpoint)
 
 
 def _wanted(cycle: Cycle) -> bool:
