@@ -1,7 +1,10 @@
 """The gateway: what customers see of the shop, and a live stream of its orders."""
 
 import asyncio
+import html
 import json
+import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -9,10 +12,10 @@ from typing import Any, Final
 import aiohttp
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from holdfast import Service, current_drain
+from holdfast import Cache, Service, current_drain
 from shop.upstream import Upstream, open_session
 from shop.web import answer, make_app
 
@@ -20,6 +23,8 @@ POLL_SECONDS: Final = 0.25
 BEHIND: Final = 100
 """Orders that a slow reader of the stream may be late by; older ones are left out for it."""
 READERS: Final = 1000
+PAGE_SECONDS: Final = float(os.environ.get("SHOP_PAGE_SECONDS", "0.005"))
+"""What the catalogue's page takes to be made; meanwhile the worker does nothing else."""
 
 orders = Upstream("orders", "SHOP_ORDERS_URL", "http://127.0.0.1:8001")
 inventory = Upstream("inventory", "SHOP_INVENTORY_URL", "http://127.0.0.1:8002")
@@ -58,6 +63,24 @@ feed = Feed()
 
 async def list_products(request: Request) -> Response:
     return answer(await inventory.call(http(), "GET", "/products"))
+
+
+async def show_catalogue(request: Request) -> Response:
+    """The products as a page for people."""
+    return HTMLResponse(draw_page(await catalogue.acall(fetch_products)))
+
+
+async def fetch_products() -> list[dict[str, Any]]:
+    products: list[dict[str, Any]] = await inventory.call(http(), "GET", "/products")
+    return products
+
+
+def draw_page(products: list[dict[str, Any]]) -> str:
+    """HTML. The time that templates would take is only imagined: it holds the event loop, as computing does, and leaves
+    the processor to the other services, which in earnest would have one of their own."""
+    time.sleep(PAGE_SECONDS)
+    rows = (f"<tr><td>{html.escape(one['name'])}<td>{one['price'] / 100:.2f}" for one in products)
+    return f"<!doctype html><title>Shop</title><table>{''.join(rows)}</table>\n"
 
 
 async def place_order(request: Request) -> Response:
@@ -105,12 +128,15 @@ service = Service(
     make_app(
         [
             Route("/products", list_products),
+            Route("/products/catalogue", show_catalogue),
             Route("/orders", place_order, methods=["POST"]),
             Route("/orders/{id}", show_order),
             Route("/events", events),
         ]
     ),
 )
+catalogue = service.pipeline("catalogue", Cache(1.0, stale=5.0, stale_if_error=60.0))
+"""Thousands look at the same products. ``[pipelines]`` of gateway.toml may say otherwise."""
 
 
 @service.resource

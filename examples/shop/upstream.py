@@ -3,10 +3,13 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import isfinite
 from typing import Any
 
 import aiohttp
 from starlette.exceptions import HTTPException
+
+from holdfast.core.context import current, remaining
 
 TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=2.0)
 IDLE_SECONDS = 60.0
@@ -33,10 +36,10 @@ class Upstream:
         self.url = os.environ.get(variable, default).rstrip("/")
 
     async def call(self, session: aiohttp.ClientSession, method: str, path: str, body: Any = None) -> Any:
-        """The decoded answer. Raises HTTPException: 502 and 504 when there is none, and the other service's own
-        4xx with its own words."""
+        """The decoded answer. Raises HTTPException: 502 and 504 when there is none, 503 when the other service has too
+        much to do, and its own 4xx with its own words."""
         try:
-            async with session.request(method, self.url + path, json=body) as answer:
+            async with session.request(method, self.url + path, json=body, headers=passed_on()) as answer:
                 content = await answer.json(content_type=None)
                 status = answer.status
         except TimeoutError:
@@ -45,9 +48,19 @@ class Upstream:
             raise HTTPException(
                 502, f"{self.name} could not be asked {method} {path}: {type(error).__name__}"
             ) from error
+        if status in (429, 503):  # it was the shop that came too often, not its customer
+            raise HTTPException(503, f"{self.name} has too much to do")
         if status >= 500:
             detail = content.get("detail", "") if isinstance(content, dict) else ""
             raise HTTPException(502, f"{self.name} failed with {status} on {method} {path}: {detail}".rstrip(": "))
         if status >= 400:
             raise HTTPException(status, content.get("detail", "") if isinstance(content, dict) else "")
         return content
+
+
+def passed_on() -> dict[str, str]:
+    """What the next service has to know of the request that is worked on: how much it matters, and until when."""
+    told = {"holdfast-criticality": current().criticality.name.lower()}
+    if isfinite(left := remaining()):
+        told["holdfast-timeout-ms"] = f"{left * 1e3:.0f}"
+    return told

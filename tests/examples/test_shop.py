@@ -11,7 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from holdfast.lab.shop import Shop, open_shop
+from holdfast.config.layers import from_file
+from holdfast.core.context import Criticality, criticality, deadline_within
+from holdfast.lab.shop import SERVICES, Shop, find_source, open_shop
+from holdfast.supervisor.configuration import make_schema
 
 pytestmark = pytest.mark.e2e
 
@@ -60,6 +63,20 @@ def test_a_confirmed_order_is_in_the_database_once_and_can_be_read(running: tupl
     assert stored(shop.orders_file, "two ropes") == [(made["id"], 5980)]
     status, read = run(ask(shop, "GET", f"/orders/{made['id']}"))
     assert (status, read["sku"], read["quantity"]) == (200, "rope", 2)
+
+
+def test_the_catalogue_is_a_page_with_every_product(running: tuple[Shop, Run]) -> None:
+    shop, run = running
+
+    async def read() -> tuple[int, str, str]:
+        url = f"http://{shop['gateway'].address}/products/catalogue"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return answer.status, answer.content_type, await answer.text()
+
+    status, kind, page = run(read())
+    assert (status, kind) == (200, "text/html")
+    assert "Fender, blue<td>18.90" in page
+    assert page.count("<tr>") == 5
 
 
 def test_a_declined_card_is_said_clearly_and_the_goods_go_back(running: tuple[Shop, Run]) -> None:
@@ -150,6 +167,43 @@ def test_a_payment_service_that_is_away_is_named_to_the_customer_and_nothing_is_
     assert status == 502
     assert "payments could not be asked POST /charges" in problem["detail"]
     assert rows == []
+
+
+def test_a_busy_service_further_in_is_told_as_busy_and_not_as_broken() -> None:
+    async def play() -> tuple[int, Any]:
+        async with open_shop(1) as shop:
+            view, config = await shop.steady("payments"), shop["payments"].config
+            config.write_text(config.read_text().replace("bulkhead = 50", 'rate_limit = { rate = "1/m", burst = 1 }'))
+
+            async def taken() -> bool:
+                now = await shop.look("payments")
+                return now is not None and {one.configuration for one in now.workers} == {view.configuration + 1}
+
+            await eventually(taken)
+            order = {"sku": "rope", "card": CARD}
+            assert (await ask(shop, "POST", "/orders", order))[0] == 201
+            return await ask(shop, "POST", "/orders", order)
+
+    status, problem = asyncio.run(play())
+    assert (status, problem["detail"]) == (503, "orders has too much to do")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_settings_of_each_service_are_sound(name: str) -> None:
+    schema = make_schema()
+    path = find_source() / f"{name}.toml"
+    assert schema.read(from_file(path))["run"].service_name == name
+
+
+def test_the_next_service_hears_of_the_deadline_and_of_how_much_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    from shop.upstream import passed_on
+
+    assert passed_on() == {"holdfast-criticality": "critical"}
+    with criticality(Criticality.SHEDDABLE), deadline_within(5.0):
+        told = passed_on()
+    assert told["holdfast-criticality"] == "sheddable"
+    assert 0 < int(told["holdfast-timeout-ms"]) <= 5000
 
 
 def test_no_service_can_be_hung_from_outside_unless_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

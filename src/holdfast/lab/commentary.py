@@ -25,6 +25,10 @@ def narrate(service: str, happening: Happening) -> str:
             return f"{service}: generation {happening.generation} serves, the old workers drain"
         case "GenerationRefused":
             return f"{service}: generation {happening.generation} is refused"
+        case "ConfigurationChanged":
+            return f"{service}: configuration {happening.version} holds: {', '.join(happening.changes)}"
+        case "ConfigurationRefused":
+            return f"{service}: a configuration is refused, {happening.version} stays"
         case "SupervisorUpgraded":
             return f"{service}: the supervisor runs its new code, as the same process"
         case _:

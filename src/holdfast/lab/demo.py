@@ -7,23 +7,25 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from holdfast.lab.commentary import narrate
+from holdfast.lab.edit import edit
 from holdfast.lab.ledger import Ledger
 from holdfast.lab.link import follow
-from holdfast.lab.load import Load
+from holdfast.lab.mix import steady
+from holdfast.lab.overload import overload
 from holdfast.lab.scene import Scene, StepResult
 from holdfast.lab.shop import SERVICES, CommandResult, DemoError, Shop, open_shop
-from holdfast.lab.traffic import Part, Tally, TrafficProcess
+from holdfast.lab.stage import Account, Stage
+from holdfast.lab.tally import Tally
+from holdfast.lab.traffic import TrafficProcess
 
 DEFAULT_RATE: Final = 200.0
 """Requests a second at the gateway: enough to show every loss, and far from what two cores can do."""
 DEFAULT_WORKERS: Final = 2
-FOREVER: Final = 86_400.0
-"""The longest load there is, in seconds."""
 WARM_UP: Final = 1.5
 """Seconds until the first step: everybody connects at once in them. They count in the totals."""
 BASELINE: Final = 4.0
@@ -33,10 +35,6 @@ WATCH_SECONDS: Final = 0.5
 CHANGE_LIMIT: Final = 30.0
 """Seconds within which a supervisor has to notice what was done to a worker."""
 POLL: Final = 0.05
-CONNECTIONS: Final = 10
-"""Of each kind of request. A hung worker holds on to some; the others have to carry the rate meanwhile."""
-REQUEST_TIMEOUT: Final = 10.0
-"""Longer than the gateway's own limit towards the services behind it: what is told to the client is counted."""
 
 BREAKAGES: Final = (
     'raise RuntimeError("SHOP_KEY is not set")',
@@ -54,6 +52,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = DEFAULT_WORKERS
 
 
+class Step(NamedTuple):
+    """What is done to a service. ``free`` and ``sheds`` as in StepResult; ``only`` the service it can be done to."""
+
+    name: str
+    action: Callable[[str], Awaitable[str | Account]]
+    free: bool = True
+    sheds: bool = False
+    only: str = ""
+
+
 class Director:
     """Runs the demo once. ``run`` may be cancelled; ``stop`` ends it early and in order. One event loop."""
 
@@ -64,7 +72,7 @@ class Director:
         self._shop: Shop
         self._ledger: Ledger
         self._traffic: TrafficProcess
-        self._step_now: tuple[str, str, int, bool] | None = None
+        self._step_now: tuple[Step, str, int] | None = None
         self._breakages = itertools.cycle(BREAKAGES)
         self._version = 1
 
@@ -92,7 +100,8 @@ class Director:
     async def _play(self) -> None:
         scene = self.scene
         first = await self._shop.order()
-        self._traffic = await TrafficProcess.start(self._parts(first), scene.frame)
+        address = self._shop["gateway"].address
+        self._traffic = await TrafficProcess.start(steady(address, self.settings.rate, first), scene.frame)
         try:
             scene.begin()
             rounds = asyncio.create_task(self._rounds(), name="rounds")
@@ -126,22 +135,23 @@ class Director:
 
     async def _rounds(self) -> None:
         await asyncio.sleep(WARM_UP)
-        await self._step("steady load", "", 0, self._do_nothing, free=True)
-        steps: tuple[tuple[str, Callable[[str], Awaitable[str]], bool], ...] = (
-            ("reload", self._reload, True),
-            ("broken version", self._ship_broken, True),
-            ("kill -9", self._kill, False),
-            ("hang", self._hang, False),
-            ("upgrade", self._upgrade, True),
+        await self._step(Step("steady load", self._do_nothing), "", 0)
+        steps = (
+            Step("reload", self._reload),
+            Step("broken version", self._ship_broken),
+            Step("kill -9", self._kill, free=False),
+            Step("hang", self._hang, free=False),
+            Step("upgrade", self._upgrade),
+            Step("overload", self._overload, sheds=True, only="gateway"),
+            Step("edit", self._edit, sheds=True, only="gateway"),
         )
         number = 0
         while number == 0 or not self._over:
             number += 1
-            for position, (name, action, free) in enumerate(steps):
+            for position, step in enumerate(steps):
                 if number > 1 and self._over:
                     return
-                service = SERVICES[(position + number - 1) % len(SERVICES)]
-                await self._step(name, service, number, action, free=free)
+                await self._step(step, step.only or SERVICES[(position + number - 1) % len(SERVICES)], number)
                 await self._check_orders()
 
     @property
@@ -149,29 +159,43 @@ class Director:
         limit = self.settings.seconds
         return limit is not None and self.scene.elapsed >= limit
 
-    async def _step(
-        self, name: str, service: str, number: int, action: Callable[[str], Awaitable[str]], *, free: bool
-    ) -> None:
-        self.scene.absorb(await self._traffic.step(name))
-        self._step_now = name, service, number, free
-        self.scene.mark(name.partition(" ")[0])
+    async def _step(self, step: "Step", service: str, number: int) -> None:
+        self.scene.absorb(await self._traffic.step(step.name))
+        self._step_now = step, service, number
+        self.scene.mark(step.name.partition(" ")[0])
+        account: str | Account
         try:
-            note, done = await action(service), True
+            account, done = await step.action(service), True
             await asyncio.sleep(SETTLE)
         except DemoError as error:
-            note, done = str(error), False
-            self.scene.say(note, "bad")
-        self._conclude(await self._traffic.step("between steps"), note, done=done)
+            account, done = str(error), False
+            self.scene.say(account, "bad")
+        self._conclude(await self._traffic.step("between steps"), account, done=done)
 
-    def _conclude(self, tally: Tally, note: str, *, done: bool) -> None:
+    def _conclude(self, tally: Tally, account: str | Account, *, done: bool) -> None:
         assert self._step_now is not None
-        name, service, number, free = self._step_now
+        step, service, number = self._step_now
         self._step_now = None
-        result = StepResult(name=name, service=service, round=number, tally=tally, note=note, done=done, free=free)
+        detail: dict[str, object] = {}
+        if isinstance(account, Account):
+            complaint = account.complain(tally)
+            done = done and not complaint
+            note, detail, told = complaint or account.note(tally), account.detail, account.sentence(tally)
+        else:
+            note, told = account, _cost(step, service, tally)
+        result = StepResult(
+            name=step.name,
+            service=service,
+            round=number,
+            tally=tally,
+            note=note,
+            done=done,
+            free=step.free,
+            sheds=step.sheds,
+            detail=detail,
+        )
         self.scene.add(result)
-        lost = "no request" if not tally.failed else f"{tally.failed} request{'s' * (tally.failed != 1)}"
-        cost = f"{name}{' of ' + service if service else ''} cost {lost} of {tally.requests:,}"
-        self.scene.say(f"{cost}; longest {tally.worst * 1e3:.0f} ms", "good" if result.good else "bad")
+        self.scene.say(told, "good" if result.good else "bad")
 
     async def _do_nothing(self, service: str) -> str:
         self.scene.doing = "steady load and nothing else, for comparison"
@@ -232,6 +256,14 @@ class Director:
             raise DemoError(f"the supervisor of {service} was not upgraded: process {after.pid}")
         return f"same process {after.pid}, generation {after.generation}, in {result.seconds:.1f} s"
 
+    async def _overload(self, service: str) -> Account:
+        self._announce(f"more people come to {service} than it can serve")
+        return await overload(Stage(self._shop, self._traffic, self.scene))
+
+    async def _edit(self, service: str) -> Account:
+        self._announce(f"a limit of {service} is edited while it runs")
+        return await edit(Stage(self._shop, self._traffic, self.scene))
+
     # -- what the steps are made of
 
     def _announce(self, text: str) -> None:
@@ -266,31 +298,6 @@ class Director:
             await asyncio.sleep(POLL)
         raise DemoError(f"{service} has not counted one of the {counter} within {CHANGE_LIMIT:g} s")
 
-    def _parts(self, order: str) -> list[Part]:
-        """Half of the traffic places orders; half of each kind keeps its connections, the rest opens new ones."""
-        body = b'{"sku": "%s", "card": "4242424242424242"}'
-        kinds: tuple[tuple[float, dict[str, Any], bool], ...] = (
-            (0.15, {"mode": "keepalive", "method": "POST", "path": "/orders", "body": body % b"rope"}, True),
-            (0.10, {"mode": "connect", "method": "POST", "path": "/orders", "body": body % b"chain"}, True),
-            (0.25, {"mode": "keepalive", "path": f"/orders/{order}"}, False),
-            (0.25, {"mode": "keepalive", "path": "/products"}, False),
-            (0.25, {"mode": "connect", "path": "/products"}, False),
-        )
-        parts = []
-        for number, (share, values, receipts) in enumerate(kinds):
-            headers = (("content-type", "application/json"), ("x-order-reference", f"{number}-{{n}}"))
-            load = Load(
-                addresses=(self._shop["gateway"].address,),
-                headers=headers if receipts else (),
-                rate=self.settings.rate * share,
-                connections=CONNECTIONS,
-                duration=FOREVER,
-                timeout=REQUEST_TIMEOUT,
-                **values,
-            )
-            parts.append(Part(load, receipts))
-        return parts
-
     async def _check_orders(self, *, at_end: bool = False) -> None:
         receipts = await self._traffic.receipts()
         await asyncio.to_thread(self._ledger.check, receipts, self.scene.orders)
@@ -324,3 +331,10 @@ class Director:
                     if line := narrate(name, happening):
                         self.scene.say(line)
             await asyncio.sleep(POLL)  # an upgrade ends the connection; the next one is there at once
+
+
+def _cost(step: Step, service: str, tally: Tally) -> str:
+    lost = "no request" if not tally.failed else f"{tally.failed} request{'s' * (tally.failed != 1)}"
+    refused = f", {tally.refused} refused" if tally.refused else ""
+    cost = f"{step.name}{' of ' + service if service else ''} cost {lost} of {tally.requests:,}{refused}"
+    return f"{cost}; longest {tally.worst * 1e3:.0f} ms"

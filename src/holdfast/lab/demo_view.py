@@ -11,9 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.lab.link import WorkerView
+from holdfast.lab.link import ServiceView, WorkerView
 from holdfast.lab.scene import Kind, Scene
-from holdfast.lab.traffic import Frame
+from holdfast.lab.tally import Frame
 
 FLOOR_SECONDS: Final = 0.001
 CEILING_SECONDS: Final = 10.0
@@ -24,6 +24,7 @@ BORDER: Final = "grey39"
 DIM: Final = "grey58"
 ACCENT: Final = "bold cyan"
 P50, P99, WORST = "green3", "dark_goldenrod", "grey54"
+REFUSED: Final = "orange3"
 STATES: Final = {
     "ready": ("●", "green3"),
     "booting": ("◌", "yellow3"),
@@ -42,7 +43,7 @@ MAX_PLOT: Final = 10
 MIN_ROWS: Final = 6
 MAX_ROWS: Final = 11
 """Steps in the table of costs; older ones scroll out."""
-TRAFFIC_FRAME: Final = 5
+TRAFFIC_FRAME: Final = 7
 SERVICES_LINES: Final = 8
 COSTS_FRAME: Final = 3
 """Lines of the three panels besides the plot and the rows of costs."""
@@ -62,7 +63,7 @@ def draw(scene: Scene, width: int, height: int) -> RenderableType:
         Layout(_costs(scene, rows), name="costs", size=rows + COSTS_FRAME),
     )
     layout["middle"].split_row(
-        Layout(_services(scene, memory=width >= WIDE), ratio=5),
+        Layout(_services(scene, wide=width >= WIDE), ratio=5),
         Layout(_Commentary(scene), ratio=7),
     )
     return layout
@@ -81,9 +82,12 @@ def verdict(scene: Scene) -> Text:
     text.append(f"{total.requests:,} requests in {_clock(total.ended)} ({rate:.0f}/s): {total.failed} lost", "bold")
     free = sum(result.tally.failed for result in scene.results if result.free)
     if total.failed:
-        text.append(f", {free} of them by reloads, broken versions and upgrades", _tone(not free))
+        text.append(f", {free} of them by reloads, broken versions, upgrades, overloads and edits", _tone(not free))
         text.append("; a worker that is killed or hangs takes with it what it was answering", DIM)
     text.append(".\n")
+    if total.refused:
+        text.append(f"{total.refused:,} were refused", "bold")
+        text.append(" by an overload or an edited limit: their clients knew at once, and nothing was begun.\n", DIM)
     text.append(f"{orders.checked:,} orders were confirmed to clients: ", "bold")
     if orders.checked and orders.holds:
         text.append("each is in the database exactly once", "green3")
@@ -106,12 +110,13 @@ def plain(kind: Kind, at: float, text: str) -> str:
 def _traffic(scene: Scene, rows: int) -> Panel:
     recent = scene.recent()
     figures = Text(no_wrap=True, overflow="ellipsis")
-    rate = (recent.ok + recent.failed) / recent.at if recent.at else 0.0
+    seconds = recent.at or 1.0
+    rate = recent.requests / seconds
     lost = scene.failed
     figures.append(f" {rate:4.0f}", ACCENT)
     figures.append(" requests/s    ", DIM)
     figures.append(f"{lost}", "bold red" if lost else "bold green3")
-    figures.append(f" lost of {lost + scene.answered:,}    ", DIM)
+    figures.append(f" lost of {scene.requests:,}    ", DIM)
     for name, value, style in (
         ("p50", recent.latency.quantile(0.5), P50),
         ("p99", recent.latency.quantile(0.99), P99),
@@ -121,9 +126,21 @@ def _traffic(scene: Scene, rows: int) -> Panel:
         figures.append(_duration(value), f"bold {style}")
         figures.append("    ")
     figures.append("(last 5 s)", DIM)
+    orders, browsing = recent.of("orders"), recent.of("browsing")
+    kinds = Text(no_wrap=True, overflow="ellipsis")
+    for text, style in (
+        (f" {orders.ok / seconds:4.0f}", ACCENT),
+        (" orders/s, p99 ", DIM),
+        (_duration(orders.latency.quantile(0.99)), f"bold {P99}"),
+        (f"    {browsing.ok / seconds:.0f}", ACCENT),
+        (" browse/s, ", DIM),
+        (f"{browsing.refused / seconds:.0f}", f"bold {REFUSED}" if browsing.refused else "bold green3"),
+        (f" refused/s    {scene.refused:,} refused in all", DIM),
+    ):
+        kinds.append(text, style)
     clock = _clock(scene.elapsed) + (f" of {_clock(scene.limit)}" if scene.limit else "")
     return Panel(
-        Group(figures, _Plot(scene, rows)),
+        Group(figures, kinds, _Plot(scene, rows)),
         title=Text.assemble(
             (" holdfast ", ACCENT), (f"a shop under load, {scene.rate:.0f} requests/s, no retries ", DIM)
         ),
@@ -136,7 +153,7 @@ def _traffic(scene: Scene, rows: int) -> Panel:
 
 
 class _Plot:
-    """Latency over time, a frame a column; below it the requests that were lost, and what was done."""
+    """Latency over time, a frame a column; below it how many were lost, what share was refused, and what was done."""
 
     def __init__(self, scene: Scene, rows: int) -> None:
         self._scene = scene
@@ -158,6 +175,11 @@ class _Plot:
             count = str(frame.failed) if frame.failed < 10 else "+"
             line.append(count if frame.failed else "·", "bold red" if frame.failed else BORDER)
         yield line
+        line = Text("refused".rjust(AXIS_WIDTH - 1) + " ", DIM, no_wrap=True)
+        for frame in frames:
+            share = frame.refused / frame.requests if frame.refused else 0.0
+            line.append(BLOCKS[math.ceil(share * 8)] if share else "·", REFUSED if share else BORDER)
+        yield line
         yield self._marks(frames, width)
 
     def _marks(self, frames: Sequence[Frame], width: int) -> Text:
@@ -172,12 +194,13 @@ class _Plot:
         return Text(" " * AXIS_WIDTH + "".join(line), "cyan", no_wrap=True)
 
 
-def _services(scene: Scene, *, memory: bool) -> Panel:
+def _services(scene: Scene, *, wide: bool) -> Panel:
     table = Table(box=None, padding=(0, 1), expand=True, header_style=DIM)
     table.add_column("service", no_wrap=True)
     table.add_column("gen", justify="right")
     table.add_column("workers", no_wrap=True, ratio=1)
-    if memory:
+    if wide:
+        table.add_column("config", justify="right", no_wrap=True)
         table.add_column("MB", justify="right", style=DIM)
     for view in scene.services.values():
         workers = Text()
@@ -187,7 +210,10 @@ def _services(scene: Scene, *, memory: bool) -> Panel:
             workers.append(f"{worker.generation} ", DIM)
         upgraded = f" +{view.upgrades}" if view.upgrades else ""
         name = Text.assemble(view.name, (upgraded, "deep_sky_blue1"))
-        table.add_row(name, str(view.generation), workers, *([str(_memory(view.workers))] if memory else []))
+        row: list[Text | str] = [name, str(view.generation), workers]
+        if wide:
+            row += [_versions(view), str(_memory(view.workers))]
+        table.add_row(*row)
     legend = Text(" ", no_wrap=True, overflow="crop")
     for state, (symbol, style) in STATES.items():
         legend.append(symbol, style)
@@ -226,6 +252,7 @@ def _costs(scene: Scene, rows: int) -> Panel:
         ("service", "left"),
         ("requests", "right"),
         ("lost", "right"),
+        ("refused", "right"),
     ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("longest", justify="right", no_wrap=True)
@@ -238,12 +265,20 @@ def _costs(scene: Scene, rows: int) -> Panel:
             result.service,
             f"{result.tally.requests:,}",
             Text(str(failed), "bold green3" if not failed else "yellow3" if result.good else "bold red"),
+            Text(f"{result.tally.refused:,}", REFUSED if result.tally.refused else DIM),
             _duration(result.tally.worst),
             result.note.partition("\n")[0],
         )
     return Panel(
         table, title=Text(" what each step cost ", DIM), title_align="left", border_style=BORDER, box=box.ROUNDED
     )
+
+
+def _versions(view: ServiceView) -> Text:
+    """Of the configuration, with a sign of what is under way: some workers have another, or the file is wrong."""
+    versions = {worker.configuration for worker in view.workers} - {0}
+    style = "bold red" if view.refused else "yellow3" if len(versions) > 1 else ""
+    return Text("/".join(map(str, sorted(versions))) + ("!" if view.refused else ""), style)
 
 
 def _heights(frame: Frame, rows: int) -> tuple[float, float, float]:

@@ -23,6 +23,7 @@ class WorkerView(msgspec.Struct, frozen=True):
     requests: int = 0
     connections: int = 0
     memory: int = 0
+    configuration: int = 0
 
 
 class ServiceView(msgspec.Struct, frozen=True):
@@ -37,6 +38,9 @@ class ServiceView(msgspec.Struct, frozen=True):
     upgrades: int = 0
     crashes: int = 0
     hangs: int = 0
+    configuration: int = 0
+    refused: tuple[str, ...] = ()
+    """What is wrong with its settings as they stand in its file."""
 
     @property
     def steady(self) -> bool:
@@ -61,6 +65,10 @@ class Happening(msgspec.Struct, frozen=True):
     ending: str = ""
     expected: bool = True
     stacks: str = ""
+    version: int | str = 0
+    """Of the configuration; of the code, when that was upgraded."""
+    changes: tuple[str, ...] = ()
+    mistakes: tuple[str, ...] = ()
 
 
 class _Refusal(msgspec.Struct, frozen=True):

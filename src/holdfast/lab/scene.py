@@ -7,9 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from holdfast.lab.histogram import Histogram
 from holdfast.lab.link import ServiceView
-from holdfast.lab.traffic import FRAME_SECONDS, Frame, Tally
+from holdfast.lab.tally import Frame, Tally, figures, together
+from holdfast.lab.traffic import FRAME_SECONDS
 
 MAX_FRAMES = 600
 """More columns than the widest terminal has."""
@@ -17,6 +17,8 @@ MAX_LINES = 200
 MAX_RESULTS = 200
 """Steps shown and reported one by one; those before them are still in the totals."""
 RECENT_SECONDS = 5.0
+ORDERS_SHARE = 0.99
+"""Of the orders so many are answered in an overload."""
 
 Kind = Literal["do", "command", "event", "good", "bad"]
 
@@ -30,7 +32,12 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step did and cost. ``free``: it may not cost a single request. Times are seconds."""
+    """What one step did and cost. Times are seconds.
+
+    ``free``: it may not lose a single request, nor have any refused but of those who browse, who are the first to be
+    refused where a machine has too much to do. ``sheds``: it brings more than there is room for, so others may be
+    refused too; of the orders at most one in a hundred.
+    """
 
     name: str
     service: str
@@ -39,6 +46,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     note: str
     done: bool
     free: bool
+    sheds: bool = False
+    detail: dict[str, object] = {}
 
     @property
     def seconds(self) -> float:
@@ -47,7 +56,12 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def good(self) -> bool:
         """It did what it was to do, at no higher price than allowed."""
-        return self.done and not (self.free and self.tally.failed)
+        if not self.done or not self.free:
+            return self.done
+        tally = self.tally
+        if self.sheds:
+            return not tally.failed and tally.of("orders").share >= ORDERS_SHARE
+        return not tally.failed and tally.refused == tally.of("browsing").refused
 
     def as_json(self) -> dict[str, object]:
         """For scripts: plain values, times in milliseconds where the name says so."""
@@ -59,6 +73,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
             "seconds": round(self.seconds, 3),
             "note": self.note,
             **figures(self.tally),
+            **self.detail,
         }
 
 
@@ -129,7 +144,9 @@ class Scene:
         self.total.add(tally)
         if self.results:
             self.results[-1].tally.add(tally)
-        self.all_good = self.all_good and (self.results[-1].good if self.results else not tally.failed)
+        self.all_good = self.all_good and (
+            self.results[-1].good if self.results else not (tally.failed or tally.refused)
+        )
 
     @property
     def ok(self) -> bool:
@@ -139,29 +156,35 @@ class Scene:
     @property
     def failed(self) -> int:
         """Requests lost so far, the step under way included."""
-        current = self.results[-1].tally.ended if self.results else 0.0
-        return self.total.failed + sum(frame.failed for frame in self.frames if frame.at > current)
+        return self.total.failed + sum(frame.failed for frame in self._current())
 
     @property
-    def answered(self) -> int:
-        """Requests answered so far, the step under way included."""
-        current = self.results[-1].tally.ended if self.results else 0.0
-        return self.total.ok + sum(frame.ok for frame in self.frames if frame.at > current)
+    def refused(self) -> int:
+        """Requests refused so far, likewise."""
+        return self.total.refused + sum(frame.refused for frame in self._current())
+
+    @property
+    def requests(self) -> int:
+        """Requests that have ended so far, likewise."""
+        return self.total.requests + sum(frame.requests for frame in self._current())
 
     def recent(self) -> Frame:
         """The last seconds in one frame; ``at`` is their length."""
         count = max(1, int(RECENT_SECONDS / FRAME_SECONDS))
         frames = list(self.frames)[-count:]
-        latency = Histogram()
-        for frame in frames:
-            latency.add(frame.latency)
-        return Frame(
-            at=len(frames) * FRAME_SECONDS,
-            ok=sum(frame.ok for frame in frames),
-            failed=sum(frame.failed for frame in frames),
-            worst=max((frame.worst for frame in frames), default=0.0),
-            latency=latency,
-        )
+        whole = together(frames)
+        whole.at = len(frames) * FRAME_SECONDS
+        return whole
+
+    def since(self, at: float) -> Frame:
+        """All that ended after ``at``, as frames count time, in one frame; its own ``at`` is the end of that."""
+        whole = together(frame for frame in self.frames if frame.at > at)
+        whole.at = whole.at or at
+        return whole
+
+    def _current(self) -> list[Frame]:
+        current = self.results[-1].tally.ended if self.results else 0.0
+        return [frame for frame in self.frames if frame.at > current]
 
     def as_json(self) -> dict[str, object]:
         """The whole result for scripts."""
@@ -180,16 +203,3 @@ class Scene:
             },
             "ok": self.ok,
         }
-
-
-def figures(tally: Tally) -> dict[str, object]:
-    """A tally as plain values."""
-    return {
-        "requests": tally.requests,
-        "failures": tally.failed,
-        "failure_kinds": dict(sorted(tally.failures.items())),
-        "p50_ms": round(tally.latency.quantile(0.5) * 1e3, 2),
-        "p99_ms": round(tally.latency.quantile(0.99) * 1e3, 2),
-        "worst_ms": round(tally.worst * 1e3, 2),
-        "samples": tally.samples,
-    }

@@ -20,6 +20,8 @@ from holdfast.lab.link import ServiceView, look
 from holdfast.lab.load import Load, run_load, start_load
 
 SERVICES: Final = ("gateway", "orders", "inventory", "payments")
+PAGES_PER_SECOND: Final = 400
+"""Pages of the catalogue that the gateway can make, all its workers together."""
 HANG_TIMEOUT: Final = "2s"
 HANG_SECONDS: Final = 30
 """How long the hung worker would stay blocked if nobody ended it."""
@@ -62,6 +64,7 @@ class ShopService:
         self.name: Final = name
         self.port: Final = port
         self.source: Final = root / "shop" / f"{name}.py"
+        self.config: Final = root / "shop" / f"{name}.toml"
         self.control: Final = root / "run" / f"{name}.sock"
         self.log: Final = root / "logs" / f"{name}.log"
         self.process: asyncio.subprocess.Process | None = None
@@ -204,7 +207,7 @@ class Shop:
 
     async def _spawn(self, service: ShopService) -> None:
         arguments = [
-            *("-m", "holdfast", "run", f"shop.{service.name}:service", "--name", service.name),
+            *("-m", "holdfast", "run", "--config", str(service.config), "--state-dir", str(self.root / "state")),
             *("--bind", service.address, "--workers", str(self.workers), "--app-dir", str(self.root)),
             *("--hang-timeout", HANG_TIMEOUT, "--log-format", "text"),
         ]
@@ -232,6 +235,7 @@ class Shop:
             "PYTHONPATH": os.pathsep.join(_import_paths()),
             "SHOP_DATA": str(self.root / "data"),
             "SHOP_DEBUG": "1",
+            "SHOP_PAGE_SECONDS": f"{self.workers / PAGES_PER_SECOND:.6f}",
             "HOLDFAST_RUNTIME": str(self.root / "run"),
             "PWD": str(self.root),
         }

@@ -15,16 +15,17 @@ from typing import Literal
 
 import msgspec
 
-from holdfast.lab.histogram import Histogram
 from holdfast.lab.load import Check, Load, LoadRun
 from holdfast.lab.process import run_on_best_loop
+from holdfast.lab.tally import MAX_SAMPLES, REFUSALS, Frame, Kind, Tally
 
-FRAME_SECONDS = 0.4
+FRAME_SECONDS = 0.5
 MAX_LINE = 64 * 1024 * 1024
 """Of one line between the two, in bytes: the receipts of many minutes."""
 MAX_RECEIPTS = 500_000
 """Kept at most between two times that they are asked for."""
-MAX_SAMPLES = 20
+MAX_ADDED = 16
+"""Loads that are added at the same time."""
 ANSWER_LIMIT = 30.0
 """Seconds in which the child answers an order; longer than any request under way may take."""
 END_LIMIT = 5.0
@@ -38,63 +39,25 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
     reference: str
 
 
-class Frame(msgspec.Struct):
-    """What ended in the last FRAME_SECONDS. ``at`` is seconds since the start; ``worst`` counts failures too."""
-
-    at: float = 0.0
-    ok: int = 0
-    failed: int = 0
-    worst: float = 0.0
-    latency: Histogram = msgspec.field(default_factory=Histogram)
-
-
-class Tally(msgspec.Struct):
-    """What ended in one step of the demo. Seconds; ``worst`` is the longest that anybody waited, in vain or not."""
-
-    name: str
-    began: float = 0.0
-    ended: float = 0.0
-    ok: int = 0
-    failures: dict[str, int] = {}
-    worst: float = 0.0
-    latency: Histogram = msgspec.field(default_factory=Histogram)
-    samples: list[str] = []
-
-    @property
-    def failed(self) -> int:
-        return sum(self.failures.values())
-
-    @property
-    def requests(self) -> int:
-        return self.ok + self.failed
-
-    def add(self, other: "Tally") -> None:
-        """Count the other's requests too."""
-        self.ok += other.ok
-        for kind, count in other.failures.items():
-            self.failures[kind] = self.failures.get(kind, 0) + count
-        self.worst = max(self.worst, other.worst)
-        self.latency.add(other.latency)
-        self.samples = (self.samples + other.samples)[:MAX_SAMPLES]
-        self.ended = other.ended
-
-
 class Part(msgspec.Struct, frozen=True):
     """One load of the traffic. With ``receipts`` its good answers are orders, and are kept."""
 
     load: Load
+    kind: Kind = "browsing"
     receipts: bool = False
 
 
 class _Order(msgspec.Struct, frozen=True):
-    do: Literal["step", "receipts", "stop"]
+    do: Literal["step", "add", "ease", "receipts", "stop"]
     name: str = ""
+    parts: list[Part] = []
 
 
 class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
     frame: Frame | None = None
     tally: Tally | None = None
     receipts: list[Receipt] | None = None
+    added: bool = False
 
 
 class TrafficProcess:
@@ -136,6 +99,15 @@ class TrafficProcess:
         line = await self._ask(_Order("step", name))
         assert line.tally is not None
         return line.tally
+
+    async def add(self, parts: list[Part]) -> None:
+        """Have more traffic from now on, until its loads end by themselves. RuntimeError past MAX_ADDED."""
+        if not (await self._ask(_Order("add", parts=parts))).added:
+            raise RuntimeError(f"at most {MAX_ADDED} loads can be added at the same time")
+
+    async def ease(self) -> None:
+        """End what was added; its requests under way end first."""
+        await self._ask(_Order("ease"))
 
     async def receipts(self) -> list[Receipt]:
         """The receipts since they were last asked for."""
@@ -202,16 +174,17 @@ def serve() -> int:
 class _WatchedRun(LoadRun):
     """A run that tells its traffic about each request as it ends."""
 
-    def __init__(self, load: Load, check: Check | None, traffic: "Traffic") -> None:
+    def __init__(self, part: Part, check: Check | None, traffic: "Traffic") -> None:
         self._traffic = traffic
-        super().__init__(load, check, time.perf_counter)
+        self._kind = part.kind
+        super().__init__(part.load, check, time.perf_counter)
 
     def succeed(self, now: float, latency: float, announced: bool) -> None:
-        self._traffic.succeeded(latency)
+        self._traffic.succeeded(self._kind, latency)
         super().succeed(now, latency, announced)
 
     def fail(self, now: float, kind: str, detail: str, waited: float, served: int) -> None:
-        self._traffic.failed(kind, detail, waited)
+        self._traffic.failed(self._kind, kind, detail, waited)
         super().fail(now, kind, detail, waited, served)
 
 
@@ -221,6 +194,7 @@ class Traffic:
     def __init__(self, parts: list[Part]) -> None:
         self._parts = parts
         self._runs: list[_WatchedRun] = []
+        self._added: list[_WatchedRun] = []
         self._began = time.perf_counter()
         self._frame = Frame()
         self._tally = Tally("start")
@@ -232,14 +206,14 @@ class Traffic:
         reader = asyncio.StreamReader(limit=MAX_LINE)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         self._began = time.perf_counter()
-        self._runs = [_WatchedRun(part.load, self._keep if part.receipts else None, self) for part in self._parts]
+        self._runs = [self._start(part) for part in self._parts]
         _write(_Line())
         frames = asyncio.create_task(self._send_frames(), name="frames")
         try:
             while raw := await reader.readline():
                 _write(await self._obey(msgspec.json.decode(raw, type=_Order)))
         finally:
-            for run in self._runs:
+            for run in (*self._runs, *self._added):
                 run.abort()
             frames.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -247,22 +221,42 @@ class Traffic:
             transport.close()
         return 0
 
-    def succeeded(self, latency: float) -> None:
-        """A request got its answer after ``latency`` seconds."""
+    def succeeded(self, kind: Kind, latency: float) -> None:
+        """A request of this kind got its answer after ``latency`` seconds."""
         for into in (self._frame, self._tally):
             into.ok += 1
             into.latency.record(latency)
             into.worst = max(into.worst, latency)
+            count = into.of(kind)
+            count.ok += 1
+            count.latency.record(latency)
 
-    def failed(self, kind: str, detail: str, waited: float) -> None:
-        """A request got none, or a wrong one, after ``waited`` seconds."""
+    def failed(self, kind: Kind, failure: str, detail: str, waited: float) -> None:
+        """A request was refused, or got no answer or a wrong one, after ``waited`` seconds."""
+        for into in (self._frame, self._tally):
+            into.worst = max(into.worst, waited)
+            if failure in REFUSALS:
+                into.refused += 1
+                into.of(kind).refused += 1
+            else:
+                into.of(kind).failed += 1
+        if failure in REFUSALS:
+            return
         self._frame.failed += 1
-        self._frame.worst = max(self._frame.worst, waited)
         tally = self._tally
-        tally.failures[kind] = tally.failures.get(kind, 0) + 1
-        tally.worst = max(tally.worst, waited)
+        tally.failures[failure] = tally.failures.get(failure, 0) + 1
         if len(tally.samples) < MAX_SAMPLES:
-            tally.samples.append(f"{kind} after {waited * 1e3:.0f} ms: {detail}")
+            tally.samples.append(f"{failure} after {waited * 1e3:.0f} ms: {detail}")
+
+    def _start(self, part: Part) -> _WatchedRun:
+        return _WatchedRun(part, self._keep if part.receipts else None, self)
+
+    def _add(self, parts: list[Part]) -> bool:
+        self._added = [run for run in self._added if run.running]
+        if len(self._added) + len(parts) > MAX_ADDED:
+            return False
+        self._added += [self._start(part) for part in parts]
+        return True
 
     def _keep(self, status: int, body: bytes) -> bool:
         try:
@@ -277,8 +271,13 @@ class Traffic:
             kept = list(self._receipts)
             self._receipts.clear()
             return _Line(receipts=kept)
+        if order.do == "add":
+            return _Line(added=self._add(order.parts))
+        if order.do == "ease":
+            await asyncio.gather(*(run.stop() for run in self._added))
+            return _Line()
         if order.do == "stop":
-            await asyncio.gather(*(run.stop() for run in self._runs))
+            await asyncio.gather(*(run.stop() for run in (*self._runs, *self._added)))
         now = time.perf_counter() - self._began
         done, self._tally = self._tally, Tally(order.name, began=now)
         done.ended = now
