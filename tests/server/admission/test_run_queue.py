@@ -1,5 +1,6 @@
 """The queue before the handlers: who goes first, who waits too long, and what that does to an overloaded loop."""
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -8,10 +9,10 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from holdfast.server.admission import run_queue
-from holdfast.server.admission.run_queue import FLOWS, HOLD, INTERVAL, Entry, RunQueue
+from holdfast.server.admission.run_queue import FLOWS, HOLD, TRIAL, TRIAL_LENGTH, TRIAL_LIMIT, Entry, RunQueue
 
 
 def filled(*keys: Any, rank: int = 0, classes: int = 1) -> RunQueue[Any]:
@@ -21,8 +22,8 @@ def filled(*keys: Any, rank: int = 0, classes: int = 1) -> RunQueue[Any]:
     return queue
 
 
-def taken(queue: RunQueue[Any], count: int, now: float = 0.0) -> list[Any]:
-    return [queue.pop(now) for _ in range(count)]
+def taken(queue: RunQueue[Any], count: int) -> list[Any]:
+    return [queue.pop() for _ in range(count)]
 
 
 def test_one_line_is_served_in_the_order_of_arrival() -> None:
@@ -37,9 +38,9 @@ def test_lines_take_turns() -> None:
 
 def test_a_new_line_goes_first_and_one_that_comes_and_goes_does_not() -> None:
     queue = filled("a", "a", "a", "a")
-    assert queue.pop(0.0) == "a0"
+    assert queue.pop() == "a0"
     queue.push("b", arrived=0.0, rank=0, key="b")
-    assert queue.pop(0.0) == "b"
+    assert queue.pop() == "b"
     queue.push("again", arrived=0.0, rank=0, key="b")  # its line is not new any more
     assert taken(queue, 3) == ["a1", "again", "a2"]
 
@@ -51,33 +52,79 @@ def test_more_critical_requests_go_first() -> None:
     assert taken(queue, 5) == ["3", "3", "2", "1", "0"]
 
 
-def test_a_burst_may_wait_and_a_standing_queue_may_not() -> None:
+def test_a_burst_may_wait_and_who_waits_for_longer_begins_an_overload() -> None:
     queue = filled("a", "b")
-    assert queue.expire(queue.target + 0.001) == []
     assert queue.expire(queue.patience) == []
-    assert queue.expire(queue.patience + 0.001) == ["a0", "b1"]
-    queue = filled("a")
-    for number in range(1, 31):  # never empty
-        queue.push(f"a{number}", arrived=number * 0.01, rank=0, key="a")
-        late = queue.expire(number * 0.01)
-        assert late == ([] if number * 0.01 <= INTERVAL else late)
-        assert queue.pop(number * 0.01) is not None
-    assert queue.standing(0.31)
-    queue.push("last", arrived=0.31, rank=0, key="a")
-    assert queue.expire(0.31 + queue.target + 0.001) == ["a30", "last"]
-    assert (len(queue), queue.expired) == (0, 2)
+    assert not queue.overloaded(queue.patience)
+    late = queue.patience + 0.001
+    assert queue.expire(late) == ["a0", "b1"]
+    assert queue.overloaded(late)
+    queue.push("c", arrived=late, rank=0, key="a")
+    assert queue.expire(late + queue.target - 0.001) == []
+    assert queue.expire(late + queue.target + 0.001) == ["c"]
+    assert (len(queue), queue.expired) == (0, 3)
+
+
+def test_connections_that_are_all_busy_are_no_overload() -> None:
+    queue: RunQueue[int] = RunQueue(1)
+    for number in range(64):  # as many come as go, for a minute
+        queue.push(number, arrived=0.0, rank=0)
+    for turn in range(12_000):
+        now = turn * 0.005
+        assert queue.expire(now) == []
+        assert queue.pop() is not None
+        queue.push(turn, arrived=now, rank=0)
+
+
+def test_an_overload_that_only_goes_on_by_itself_ends_with_a_trial() -> None:
+    queue: RunQueue[int] = RunQueue(1)
+    queue.push(0, arrived=-1.0, rank=0)
+    assert queue.expire(0.0) == [0]  # something had held the loop up
+    refused = []
+    coming = 30
+    for turn in range(2600):  # thirty connections, of which each comes back at once, served or not
+        now = turn * 0.005
+        for _ in range(coming):
+            queue.push(turn, arrived=now, rank=0)
+        coming = len(queue.expire(now))
+        refused += [now] * coming
+        coming += queue.pop() is not None
+    assert TRIAL - 0.1 < max(refused) < TRIAL + 0.1
+    assert not queue.overloaded(TRIAL + TRIAL_LENGTH + 0.2)
+
+
+def test_trials_of_an_overload_that_lasts_are_ever_rarer() -> None:
+    queue: RunQueue[int] = RunQueue(1)
+    trials: list[float] = []
+    longest = 0.0
+    for turn in range(60_000):  # twice as many come as go, for five minutes
+        now = turn * 0.005
+        for part in (0.0, 0.0025):
+            queue.push(0, arrived=now - part, rank=0)
+        trying = queue._classes[0].trying
+        queue.expire(now)
+        if queue._classes[0].trying and not trying:
+            trials.append(now)
+        if now > 2:
+            oldest = next((one.arrived for one in queue._classes[0].order if not one.gone), now)
+            longest = max(longest, now - oldest)
+        queue.pop()
+    gaps = [round(after - before) for before, after in itertools.pairwise(trials)]
+    assert gaps[:3] == [21, 41, 61], "the trial itself has half a second each, twice as long the way there"
+    assert max(gaps) <= TRIAL_LIMIT + 2
+    assert longest <= queue.patience + 0.01
 
 
 def test_who_waits_alone_stays_and_the_longest_line_pays() -> None:
     queue = filled("a", "a", "a", "b")
-    assert queue.pop(0.0) == "a0"
+    assert queue.pop() == "a0"
     queue._classes[0].short_until = 1.0
     late = queue.target + 0.001
     assert queue.expire(late) == ["a1", "a2", "b3"]  # none had a longer line before it
     queue = filled("b", "a", "a", "a")
     queue._classes[0].short_until = 1.0
     assert queue.expire(late) == ["a1", "a2", "a3"]
-    assert queue.pop(late) == "b0"
+    assert queue.pop() == "b0"
     queue = filled("b", "a", "a", "a")
     queue._classes[0].short_until = 1.0
     queue.expire(late)
@@ -92,26 +139,8 @@ def test_after_a_refusal_the_queue_is_kept_short_for_a_while() -> None:
     assert queue.expire(1.0 + HOLD / 2 + queue.target) == []
     assert queue.expire(1.0 + HOLD / 2 + queue.target + 0.001) == ["x"]
     queue.push("y", arrived=2.0 + HOLD, rank=0)
-    assert not queue.standing(2.0 + HOLD)
+    assert not queue.overloaded(2.0 + HOLD)
     assert queue.expire(2.0 + HOLD + queue.target + 0.001) == []
-
-
-def test_an_empty_queue_is_not_a_standing_one() -> None:
-    queue = filled("a")
-    assert queue.pop(0.01) == "a0"
-    assert not queue.standing(5.0)
-    queue.push("b", arrived=5.0, rank=0)
-    assert not queue.standing(5.0 + INTERVAL - 0.001)
-    assert queue.standing(5.0 + INTERVAL + 0.001)
-
-
-def test_who_leaves_is_not_served() -> None:
-    queue: RunQueue[str] = RunQueue(1)
-    entries = [queue.push(name, arrived=0.0, rank=0, key="k")[0] for name in "abcd"]
-    assert queue.remove(entries[1])
-    assert not queue.remove(entries[1])
-    assert taken(queue, 4) == ["a", "c", "d", None]
-    assert not queue.remove(entries[0])
 
 
 def test_where_there_is_no_room_the_longest_line_of_the_least_critical_pays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,14 +162,14 @@ def test_where_there_is_no_room_the_longest_line_of_the_least_critical_pays(monk
     assert queue.evicted == 14
 
 
-def test_keys_and_those_that_left_take_no_memory() -> None:
+def test_keys_take_no_memory() -> None:
     queue: RunQueue[int] = RunQueue(1)
     for number in range(20_000):
-        entry, _ = queue.push(number, arrived=float(number), rank=0, key=f"key {number}")
+        queue.push(number, arrived=float(number), rank=0, key=f"key {number}")
         if number % 2:
-            queue.remove(entry)
+            queue.pop()
         else:
-            queue.expire(float(number) + 0.5)
+            queue.expire(float(number) + 0.6)
     (group,) = queue._classes
     assert len(group.order) + len(group.spared) <= 2
     assert len(group.flows) <= FLOWS
@@ -168,8 +197,10 @@ class Model(RuleBasedStateMachine):
         self.spared: list[Waiting] = []
         self.new: tuple[list[int], list[int]] = ([], [])
         self.old: tuple[list[int], list[int]] = ([], [])
-        self.empty_at = [float("-inf")] * 2
         self.short_until = [float("-inf")] * 2
+        self.trial_in = [TRIAL] * 2
+        self.trial_at = [float("inf")] * 2
+        self.trying = [False] * 2
 
     def here(self, rank: int) -> list[Waiting]:
         return [one for one in self.waiting if one.rank == rank]
@@ -177,14 +208,25 @@ class Model(RuleBasedStateMachine):
     def line(self, rank: int, key: int) -> list[Waiting]:
         return [one for one in self.here(rank) if one.key == key]
 
-    def standing(self, rank: int) -> bool:
-        long = bool(self.here(rank)) and self.now - self.empty_at[rank] > INTERVAL
-        return long or self.now < self.short_until[rank]
+    def short(self, rank: int) -> bool:
+        return self.now < self.short_until[rank]
+
+    def limit(self, rank: int) -> float:
+        if not self.short(rank):
+            self.trying[rank], self.trial_in[rank] = False, TRIAL
+        elif not self.trying[rank] and self.now >= self.trial_at[rank]:
+            self.trying[rank], self.short_until[rank] = True, self.now + TRIAL_LENGTH
+        return self.queue.target if self.short(rank) and not self.trying[rank] else self.queue.patience
+
+    def refused(self, rank: int) -> None:
+        if self.trying[rank]:
+            self.trial_in[rank] = min(self.trial_in[rank] * 2, TRIAL_LIMIT)
+        if self.trying[rank] or not self.short(rank):
+            self.trying[rank], self.trial_at[rank] = False, self.now + self.trial_in[rank]
+        self.short_until[rank] = self.now + HOLD
 
     @rule(rank=st.integers(0, 1), key=st.integers(0, 3))
     def push(self, rank: int, key: int) -> None:
-        if not self.here(rank):
-            self.empty_at[rank] = self.now
         self.number += 1
         self.entries[self.number], out = self.queue.push(self.number, arrived=self.now, rank=rank, key=key)
         assert out is None
@@ -196,7 +238,7 @@ class Model(RuleBasedStateMachine):
     def pop(self) -> None:
         ranks = [rank for rank in (1, 0) if self.here(rank)]
         if not ranks:
-            assert self.queue.pop(self.now) is None
+            assert self.queue.pop() is None
             return
         rank = ranks[0]
         while True:
@@ -206,11 +248,9 @@ class Model(RuleBasedStateMachine):
         self.old[rank].append(key)
         first = self.line(rank, key)[0]
         self.waiting.remove(first)
-        if not self.here(rank):
-            self.empty_at[rank] = self.now
-        assert self.queue.pop(self.now) == first.number
+        assert self.queue.pop() == first.number
 
-    @rule(seconds=st.sampled_from([0.001, 0.01, 0.02, 0.05, 0.2, 1.0]))
+    @rule(seconds=st.sampled_from([0.001, 0.01, 0.02, 0.05, 0.2, 0.6, 11.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
@@ -224,10 +264,11 @@ class Model(RuleBasedStateMachine):
 
         for rank in (0, 1):
             before = len(out)
+            waiting = bool(self.here(rank))
             for one in [one for one in self.spared if one in self.here(rank)]:
                 if self.now - one.arrived > self.queue.patience:
                     drop(one)
-            limit = self.queue.target if self.standing(rank) else self.queue.patience
+            limit = self.limit(rank) if waiting else 0.0
             for one in self.here(rank):
                 if one not in self.waiting or one in self.spared or self.now - one.arrived <= limit:
                     continue
@@ -239,21 +280,13 @@ class Model(RuleBasedStateMachine):
                 else:
                     drop(one)
             if len(out) > before:
-                self.short_until[rank] = self.now + HOLD
+                self.refused(rank)
         assert self.queue.expire(self.now) == [one.number for one in out]
-
-    @precondition(lambda self: self.entries)
-    @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
-        number = data.draw(st.sampled_from(sorted(self.entries)))
-        here = [one for one in self.waiting if one.number == number]
-        assert self.queue.remove(self.entries[number]) is bool(here)
-        self.waiting = [one for one in self.waiting if one.number != number]
 
     @invariant()
     def agrees(self) -> None:
         assert len(self.queue) == len(self.waiting)
-        assert self.queue.standing(self.now) is (self.standing(0) or self.standing(1))
+        assert self.queue.overloaded(self.now) is (self.short(0) or self.short(1))
 
 
 TestModel = Model.TestCase
@@ -288,7 +321,7 @@ def overloaded(
     coming = sorted(
         (at, key) for key, (load, _) in sources.items() for at in arrivals(chance.expovariate, load / WORK, seconds)
     )
-    queue = RunQueue(4) if queue is None else queue
+    queue = RunQueue(4, patience=0.08) if queue is None else queue
     latencies: dict[Any, list[float]] = {key: [] for key in sources}
     refused: Counter[Any] = Counter()
     now, looked, place = 0.0, 0.0, 0
@@ -304,7 +337,7 @@ def overloaded(
         for at, key in queue.expire(now):
             now += REFUSE
             refused[key] += at > 1.0
-        request = queue.pop(now)
+        request = queue.pop()
         if request is not None:
             at, key = request
             now += WORK
@@ -322,12 +355,12 @@ def arrivals(draw: Callable[[float], float], rate: float, seconds: float) -> lis
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("load", "least"), [(1.4, 0.94), (2.0, 0.95), (5.0, 0.9)])
-def test_an_overload_costs_neither_throughput_nor_latency(load: float, least: float, seed: int) -> None:
+@pytest.mark.parametrize(("load", "least", "slower"), [(1.4, 0.94, 4), (2.0, 0.95, 3), (5.0, 0.9, 3)])
+def test_an_overload_costs_neither_throughput_nor_latency(load: float, least: float, slower: int, seed: int) -> None:
     quiet = overloaded({None: (0.1, 1)}, seed=seed).p99()
     served = overloaded({None: (load, 1)}, seed=seed)
     assert served.goodput >= least
-    assert served.p99() <= 3 * quiet
+    assert served.p99() <= slower * quiet, "what comes before the overload is one waits longer, at 1.4 most of all"
     assert served.refused[None] > 0
 
 
@@ -358,7 +391,7 @@ def test_the_most_critical_class_is_served_while_it_fits(load: float) -> None:
     }
     served = overloaded(sources)
     top = [key for key in sources if key.startswith("3")]
-    assert sum(served.refused[key] for key in top) <= 0.001 * sum(len(served.latencies[key]) for key in top)
+    assert sum(served.refused[key] for key in top) <= 0.005 * sum(len(served.latencies[key]) for key in top)
     assert served.goodput >= overloaded({None: (load, 1)}).goodput - 0.05
 
 

@@ -7,8 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from holdfast.core.clock import VirtualClock
-from holdfast.server.admission.run_queue import INTERVAL
-from holdfast.server.admission.starter import BUDGET, LEAST_TARGET, WAITS, Starter
+from holdfast.server.admission.starter import (
+    BUDGET,
+    CREDIT_LIMIT,
+    LEAST_TARGET,
+    REFUSAL,
+    REFUSING,
+    UNTOLD_LIMIT,
+    WAITS,
+    Starter,
+)
 
 WORK = 0.005
 NEVER = 10_000
@@ -190,6 +198,7 @@ async def flood(
 ) -> tuple[float, float, Bench]:
     """20 s of requests that do not wait for the server: goodput, and the 99th percentile of the latency."""
     bench = Bench(clock, work=work, rest=rest, limit=limit)
+    bench.starter.patience = 0.06
     capacity = limit / (work + rest) if rest else 1 / work
     chance = random.Random(seed)
     at = began = clock.now()
@@ -200,9 +209,9 @@ async def flood(
             await asyncio.sleep(at - clock.now())
         bench.submit()[0].at = at
     await asyncio.sleep(1)
-    settled = [request for request in bench.requests if request.at > began + 2 * INTERVAL]
+    settled = [request for request in bench.requests if request.at > began + 0.4]
     times = sorted(request.answered - request.at for request in settled if request.answered)
-    goodput = len(times) / capacity / (end - began - 2 * INTERVAL)
+    goodput = len(times) / capacity / (end - began - 0.4)
     return goodput, times[int(len(times) * 0.99)], bench
 
 
@@ -229,5 +238,45 @@ def test_handlers_in_few_threads_are_kept_busy_and_the_queue_short(limit: int, r
         assert goodput >= 0.93
         assert slowest <= 3 * quiet
         assert bench.most == limit
+
+    run(scenario)
+
+
+def test_refusals_take_only_their_share_of_the_time() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock, work=0.005)
+        bench.submit()
+        await asyncio.sleep(1)
+        bench.starter.patience = 0.01
+        told: list[int] = []
+        seen = 0
+        began = clock.now()
+        for _ in range(100):  # a turn each, so that the loop always has something to do
+            bench.submit(50)
+            await asyncio.sleep(0)
+            now = sum(bool(request.refused) for request in bench.requests)
+            told.append(now - seen)
+            seen = now
+        assert max(told) <= CREDIT_LIMIT / REFUSAL + 1, "no more at once than was saved up"
+        assert sum(told) * REFUSAL <= CREDIT_LIMIT + REFUSING * (clock.now() - began) + REFUSAL
+        assert set(told[-20:]) <= {12, 13}
+        assert bench.starter.snapshot()["untold"] > 1000, "the others are told later"
+        assert bench.starter.started >= 90, "handlers go on meanwhile"
+        await asyncio.sleep(30)
+        assert all(request.refused or request.answered for request in bench.requests)
+        assert bench.starter.snapshot()["untold"] == 0
+
+    run(scenario)
+
+
+def test_there_is_a_limit_to_those_who_wait_to_be_told() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock, work=0.005)
+        for _ in range(40):
+            bench.submit(500)
+            await asyncio.sleep(0.005)
+            assert bench.starter.snapshot()["untold"] <= UNTOLD_LIMIT
+        await asyncio.sleep(60)
+        assert all(request.refused or request.answered for request in bench.requests)
 
     run(scenario)

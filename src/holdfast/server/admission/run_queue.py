@@ -10,8 +10,11 @@ should not have waited first.
 - *Flows.* Requests of one user, tenant or address wait in one line; the lines are served in turn, and one that has
   just begun goes first. Twelve times the traffic of one tenant makes that tenant wait, and nobody else.
 - *Classes.* More critical requests go before less critical ones, which then are those that wait too long.
-- *Standing queues.* A burst may wait for ``patience``. Once a class has not been empty for ``INTERVAL``, nobody in it
-  may wait for longer than ``target``, until nothing has been refused for ``HOLD``.
+- *Standing queues.* A request may wait for ``patience``: a burst passes, and so does a pool of connections that are all
+  busy. Once somebody has waited for longer there is more to do than can be done: from then on nobody in that class may
+  wait for longer than ``target``, until nothing has been refused for ``HOLD``. As a queue of clients that come back at
+  once would never end that, there is a *trial* now and then: ``patience`` counts again, and when it suffices, the
+  overload is over.
 - *Who pays.* When somebody has waited for too long, the oldest request of the longest line is refused, which most often
   is the same one. Where it is another's, who waited stays.
 """
@@ -30,16 +33,20 @@ LENGTH_LIMIT: Final = 4096
 """Requests that may wait, of all classes together."""
 LOOKS: Final = 64
 """Lines that are looked at for the longest one."""
-INTERVAL: Final = 0.2
-"""Seconds without an empty class after which its queue is a standing one. CoDel's interval is 0.1: with that a class
-that needs 60 % of the capacity, in bursts, was taken for too much now and then, and 1 % of it refused. Here none is."""
+TRIAL: Final = 10.0
+"""Seconds until the first trial; each one that fails doubles them, ..."""
+TRIAL_LIMIT: Final = 60.0
+"""... up to so many."""
+TRIAL_LENGTH: Final = 1.0
+"""Seconds of a trial in which nobody waits for too long, and which ends the overload."""
 HOLD: Final = 0.3
 """Seconds for which a class is kept short after its last refusal. In a simulation of 5 ms of work a request 0.1 to 1.0
 made no difference from 1.4 times the capacity on; shorter ones refuse less of a load just below that."""
 TARGET: Final = 0.015
 """Seconds; three times the work of a request is a good one: 97 % of the capacity is used, and nobody waits for long."""
-PATIENCE: Final = 0.1
-"""Seconds that a burst may wait: by default as long as it takes to call the queue a standing one."""
+PATIENCE: Final = 0.5
+"""Seconds that a request may wait while there is no overload: 64 connections that are always busy, with 5 ms of work a
+request, make each wait for 0.32."""
 
 
 class Entry(Generic[R]):
@@ -69,7 +76,7 @@ class _Flow(Generic[R]):
 class _Class(Generic[R]):
     """The requests of one criticality. ``order`` has all by arrival, ``spared`` those for whom another one paid."""
 
-    __slots__ = ("empty_at", "flows", "new", "old", "order", "short_until", "spared", "waiting")
+    __slots__ = ("flows", "new", "old", "order", "short_until", "spared", "trial_at", "trial_in", "trying", "waiting")
 
     def __init__(self) -> None:
         self.flows: dict[int, _Flow[R]] = {}
@@ -78,19 +85,40 @@ class _Class(Generic[R]):
         self.order: deque[Entry[R]] = deque()
         self.spared: deque[Entry[R]] = deque()
         self.waiting = 0
-        self.empty_at = -inf
         self.short_until = -inf
+        self.trial_in = TRIAL
+        self.trial_at = inf
+        self.trying = False
 
-    def standing(self, now: float) -> bool:
-        return now < self.short_until or (self.waiting > 0 and now - self.empty_at > INTERVAL)
+    def short(self, now: float) -> bool:
+        """Whether there is more to do than can be done."""
+        return now < self.short_until
+
+    def refused(self, now: float) -> None:
+        """Somebody has waited for too long."""
+        if self.trying:
+            self.trial_in = min(2 * self.trial_in, TRIAL_LIMIT)
+        if self.trying or not self.short(now):
+            self.trying = False
+            self.trial_at = now + self.trial_in
+        self.short_until = now + HOLD
+
+    def limit(self, now: float, target: float, patience: float) -> float:
+        """How long one may wait."""
+        if not self.short(now):
+            self.trying = False
+            self.trial_in = TRIAL
+            return patience
+        if not self.trying and now >= self.trial_at:
+            self.trying = True
+            self.short_until = now + TRIAL_LENGTH
+        return patience if self.trying else target
 
     def put(self, request: R, arrived: float, key: Hashable) -> Entry[R]:
         number = hash(key) % FLOWS
         flow = self.flows.get(number)
         if flow is None:
             flow = self.flows[number] = _Flow(self)
-        if not self.waiting:
-            self.empty_at = arrived
         entry = Entry(request, arrived, flow)
         flow.entries.append(entry)
         self.order.append(entry)
@@ -101,7 +129,7 @@ class _Class(Generic[R]):
             self.new.append(flow)
         return entry
 
-    def first(self, now: float) -> Entry[R]:
+    def first(self) -> Entry[R]:
         """Take the first of the line whose turn it is. Something must wait."""
         while True:
             flow = self.new.popleft() if self.new else self.old.popleft()
@@ -110,10 +138,7 @@ class _Class(Generic[R]):
                 # be new, and go before all others.
                 self.old.append(flow)
                 entry = next(entry for entry in flow.entries if not entry.gone)
-                self.drop(entry)
-                if not self.waiting:
-                    self.empty_at = now
-                return entry
+                return self.drop(entry)
             flow.listed = False
 
     def longest(self) -> _Flow[R]:
@@ -128,7 +153,7 @@ class _Class(Generic[R]):
             entry = spared.popleft()
             if not entry.gone:
                 yield self.drop(entry)
-        limit = target if self.standing(now) else patience
+        limit = self.limit(now, target, patience)
         while order and (order[0].gone or now - order[0].arrived > limit):
             entry = order.popleft()
             if entry.gone:
@@ -171,9 +196,9 @@ class RunQueue(Generic[R]):
     def __len__(self) -> int:
         return self._length
 
-    def standing(self, now: float) -> bool:
+    def overloaded(self, now: float) -> bool:
         """Whether there is more to do than can be done."""
-        return any(group.standing(now) for group in self._classes)
+        return any(group.short(now) for group in self._classes)
 
     def push(self, request: R, *, arrived: float, rank: int, key: Hashable = None) -> tuple[Entry[R], R | None]:
         """Let ``request`` wait in class ``rank`` (0 the least critical); and the one that goes, if there is no room.
@@ -197,33 +222,25 @@ class RunQueue(Generic[R]):
             if group.waiting:
                 late = [entry.request for entry in group.too_late(now, self.target, self.patience)]
                 if late:
-                    group.short_until = now + HOLD
+                    group.refused(now)
                     out += late
         self.expired += len(out)
         self._length -= len(out)
         return out
 
-    def pop(self, now: float) -> R | None:
+    def pop(self) -> R | None:
         """The next to begin, None when nothing waits. ``expire`` comes first."""
         for group in reversed(self._classes):
             if group.waiting:
                 self._length -= 1
-                return group.first(now).request
+                return group.first().request
         return None
-
-    def remove(self, entry: Entry[R]) -> bool:
-        """Its client has left. False when it does not wait any more."""
-        if entry.gone:
-            return False
-        entry.flow.group.drop(entry)
-        self._length -= 1
-        return True
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """How it is just now, as plain values."""
         return {
             "waiting": self._length,
-            "standing": self.standing(now),
+            "overloaded": self.overloaded(now),
             "expired": self.expired,
             "evicted": self.evicted,
         }

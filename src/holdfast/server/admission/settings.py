@@ -5,6 +5,7 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from holdfast.core.context import Criticality
+from holdfast.core.duration import Duration
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader
 from holdfast.core.rate import RATE, Rate
@@ -14,6 +15,7 @@ from holdfast.resilience.ratelimit import RateLimitSettings
 from holdfast.server.admission.identity import Field, Key, Trust, parse_key
 from holdfast.server.admission.patterns import Pattern, parse_pattern
 from holdfast.server.admission.routes import ROUTES_LIMIT, RouteTable
+from holdfast.server.admission.run_queue import PATIENCE
 from holdfast.server.admission.steps import ADVICE, CONCURRENCY, ORDER, POLICIES, Step, read_policy, read_step
 
 T = TypeVar("T")
@@ -192,6 +194,12 @@ class AdmissionSettings(Settings, frozen=True):
         bool,
         about("Requests wait for their turn, fairly, and in an overload those that have waited too long are refused."),
     ] = True
+    max_wait: Annotated[
+        SecondsText,
+        about(
+            "How long a request may wait for its turn; then there is an overload, and others wait far shorter.", gt=0
+        ),
+    ] = Duration(PATIENCE)
     fair_by: Annotated[
         Key | str, about("Between whom the queue is fair: tenant, client, route or header:NAME.", reader=FAIR_BY)
     ] = Key("tenant")

@@ -11,7 +11,9 @@ they took 2.8 s, and more each second.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Hashable
+from math import inf
 from typing import Any, Final, Generic, TypeVar
 
 from holdfast.server.admission.run_queue import PATIENCE, RunQueue
@@ -34,6 +36,18 @@ EXCUSED: Final = 0.5
 """What has come meanwhile is answered late rather than refused, when it takes no more than so many seconds of work."""
 EXCUSE_LIMIT: Final = 2.0
 """Seconds, at most, for which that holds; else as long as the loop was blocked."""
+LEAST_PATIENCE: Final = 1.2
+"""Targets that a request may at least wait for while there is no overload."""
+REFUSING: Final = 0.1
+"""The share of the loop's time that refusals may take while others wait: who comes back at once after a refusal, on a
+thousand connections, must not leave the handlers without any. The rest of the refused are told a little later."""
+REFUSAL: Final = 4e-5
+"""Seconds that a refusal takes, with reading the request that is refused: about twice what it was measured to take, so
+that slower machines keep to the share too."""
+CREDIT_LIMIT: Final = 0.02
+"""Seconds of refusals that may be saved up."""
+UNTOLD_LIMIT: Final = 4096
+"""Refused requests that may wait to be told; beyond that they are told at once."""
 
 
 class Starter(Generic[R]):
@@ -62,6 +76,9 @@ class Starter(Generic[R]):
         self.duration = 0.0
         """Seconds from its start to its end, likewise."""
         self.queue: RunQueue[R] = RunQueue(classes)
+        self._patience = PATIENCE
+        self._untold: deque[R] = deque()
+        self._credit = CREDIT_LIMIT
         self._loop = loop
         self._start = start
         self._refuse = refuse
@@ -73,6 +90,17 @@ class Starter(Generic[R]):
         self._blocked = False
         self._excused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a request may wait while there is no overload, but never much less than one may in an
+        overload."""
+        return self._patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._patience = seconds
+        self.queue.patience = max(seconds, LEAST_PATIENCE * self.queue.target)
 
     def submit(self, request: R, *, rank: int, key: Hashable = None) -> None:
         """Start ``request``, now or when its turn comes, or refuse it."""
@@ -102,13 +130,15 @@ class Starter(Generic[R]):
 
     def clear(self) -> None:
         """Refuse all that waits: the time is over."""
-        while (request := self.queue.pop(self._loop.time())) is not None:
+        while (request := self.queue.pop()) is not None:
             self._turn_away(request)
+        self._tell(inf)
 
     def snapshot(self) -> dict[str, Any]:
         """How it is just now, as plain values."""
         return {
             **self.queue.snapshot(self._loop.time()),
+            "untold": len(self._untold),
             "running": self.running,
             "limit": self.limit,
             "started": self.started,
@@ -155,12 +185,16 @@ class Starter(Generic[R]):
             for request in self.queue.expire(now):
                 self._turn_away(request)
         while self._has_room():
-            following = self.queue.pop(now)
+            following = self.queue.pop()
             if following is None:
                 break
             if self._wanted(following):
                 self._begin(following)
-        if self._in_turn or began:
+        if self._untold:
+            idle = not (self._in_turn or began)
+            self._credit = inf if idle else min(self._credit + REFUSING * (now - self._looked_at), CREDIT_LIMIT)
+            self._tell(self._credit)
+        if self._in_turn or began or self._untold:
             self._go_on()
         elif len(self.queue):  # it waits for others to end; who has waited too long is to be told in time
             self._timer = self._loop.call_later(self.queue.target, self._go_on)
@@ -177,12 +211,21 @@ class Starter(Generic[R]):
     def _measure(self, seconds: float) -> None:
         self.work = _mean(self.work, seconds)
         self.queue.target = max(LEAST_TARGET, WAITS * self._pace)
-        self.queue.patience = max(PATIENCE, 2 * self.queue.target)
+        self.queue.patience = max(self._patience, LEAST_PATIENCE * self.queue.target)
 
     def _turn_away(self, request: R) -> None:
         self.refused += 1
-        if self._wanted(request):
-            self._refuse(request)
+        self._untold.append(request)
+        self._go_on()
+
+    def _tell(self, credit: float) -> None:
+        """Answer the refused, the longest waiting first, for so many seconds."""
+        while self._untold and (credit > 0 or len(self._untold) > UNTOLD_LIMIT):
+            request = self._untold.popleft()
+            if self._wanted(request):
+                self._refuse(request)
+                credit -= REFUSAL
+        self._credit = min(credit, CREDIT_LIMIT)
 
 
 def _mean(mean: float, value: float) -> float:

@@ -68,6 +68,7 @@ class Entrance:
         self._concurrency = admission.concurrency
         self._governor = _governor(admission)
         self._limit(inf if self._governor is None else self._governor.limit)
+        self.starter.patience = float(admission.max_wait)
         self._draining = False
 
     def configure(
@@ -81,6 +82,7 @@ class Entrance:
             self._limit(inf if self._governor is None else self._governor.limit)
         self.queue = admission.queue
         self.fair_key = admission.fair_key
+        self.starter.patience = float(admission.max_wait)
         if errors is not None:
             self.answers = Answers(errors)
 
