@@ -77,7 +77,7 @@ def test_the_account_says_in_a_sentence_what_happened_and_what_was_to_be_expecte
     account = asyncio.run(overload.overload(Moves().stage()))
     counted = tally(orders=(999, 1), browsing=(2500, 5500))
     assert account.complain(counted) == ""
-    assert account.note(counted) == "answered: orders 99.9 %, p99 30 ms; browsing 31.2 %"
+    assert account.note(counted) == "orders 99.9 %, p99 30 ms; browsing 31.2 %"
     assert account.sentence(counted) == (
         "asked for 2.5 times what it can draw, the gateway answered 999 of 1,000 orders (99.9 %, p99 30 ms) and 2,500 "
         "who browse, told 5,500 to come again, and lost 0; expected: 0 lost, at least 99 % of the orders answered"

@@ -70,7 +70,7 @@ async def _change(stage: Stage) -> Account:
     answered = [answered_per_second(seconds) for seconds in (before, after[1:], meanwhile, back)]
     if not answered[1] < answered[0] or not answered[2] < answered[3]:
         raise DemoError(f"the limit of {new} in each worker had no effect: {answered} answers a second")
-    note = f"{old} -> {new} held after {taken:.2f} s: browsing {answered[0]:.0f}/s -> {answered[1]:.0f}/s; typo refused"
+    note = f"{new} after {taken:.2f} s: {answered[0]:.0f} -> {answered[1]:.0f} answers/s"
     sentence = (
         f"the limit of {new} in each of {shop.workers} workers held {taken:.2f} s after it was saved, and put back "
         f"{again:.2f} s after that: browsing was answered {answered[0]:.0f}, {answered[1]:.0f} and {answered[3]:.0f} "

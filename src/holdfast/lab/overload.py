@@ -45,7 +45,7 @@ def _complain(tally: Tally) -> str:
 def _note(tally: Tally) -> str:
     orders, browsing = tally.of("orders"), tally.of("browsing")
     return (
-        f"answered: orders {_percent(orders.share)}, p99 {orders.latency.quantile(0.99) * 1e3:.0f} ms; "
+        f"orders {_percent(orders.share)}, p99 {orders.latency.quantile(0.99) * 1e3:.0f} ms; "
         f"browsing {_percent(browsing.share)}"
     )
 
