@@ -40,11 +40,11 @@ def demo(seconds: float | None, rate: float, workers: int, as_json: bool, svg: P
     Real processes on this machine's loopback serve a steady load without retries. In turn a service is reloaded, gets
     a broken version, loses a worker to SIGKILL, has a worker hang, and its supervisor is upgraded. Then more people
     browse than the gateway can serve, while orders go on; and a limit is edited while it runs, once with a typing
-    error. Each time the lost requests are counted, and those that were refused. At the end each order that a client got a
-    confirmation for is looked up in the database. Without --seconds it goes on until Ctrl-C.
+    error. Each time the lost requests are counted, and those that were refused. At the end each order that a client got
+    a confirmation for is looked up in the database. Without --seconds it goes on until Ctrl-C.
 
-    The exit status is 0 when nothing but a killed or a hung worker cost a request, 99 % of the orders were answered in
-    the overload and all of them elsewhere, and no order was lost.
+    The exit status is 0 when nothing but a killed or a hung worker cost a request, orders were refused at most once in a
+    hundred and only in the last two steps, and no order was lost.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
