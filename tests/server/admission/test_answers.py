@@ -13,6 +13,7 @@ from holdfast.core.errors import (
     Rejected,
 )
 from holdfast.core.errortable import ErrorTable
+from holdfast.core.failure import Failure
 from holdfast.server.admission.answers import NAME_LIMIT, READY_LIMIT, Answers, too_many_connections
 
 QUOTA = {"limit": 50, "remaining": 0, "reset": 3.2, "period": 1.0}
@@ -144,3 +145,22 @@ def test_the_same_refusal_twice_is_the_same_answer() -> None:
     answers = Answers()
     assert answers.answer(Overloaded("x", "y")) == answers.answer(Overloaded("x", "z"))
     assert answers.answer(Overloaded("x", "y")) != answers.answer(BulkheadFull("x", "y"))
+
+
+def test_a_refusal_that_is_given_often_is_made_once_and_is_the_same() -> None:
+    class Table(ErrorTable):
+        asked = 0
+
+        def failure_of(self, error: BaseException) -> Failure:
+            self.asked += 1
+            return super().failure_of(error)
+
+    table = Table()
+    shed = Overloaded("queue", "too much to do", 2.0)
+    answers = Answers(table, (shed,))
+    date = [(b"date", b"now")]
+    found = {answers.answer(shed, defaults=date) for _ in range(5)}
+    assert found == {Answers().answer(Overloaded("queue", "too much to do", 2.0), defaults=date)}
+    assert table.asked == 1
+    answers.answer(Overloaded("queue", "too much to do", 2.0))
+    assert table.asked == 2

@@ -28,6 +28,8 @@ class Request:
         self.answered = 0.0
         self.refused = 0.0
         self.left = False
+        self.work = 0.0
+        """Seconds; 0.0: what all take."""
 
 
 class Bench:
@@ -58,7 +60,7 @@ class Bench:
         began = self.clock.now()
         self.running += 1
         self.most = max(self.most, self.running)
-        self.clock.advance(self.work)
+        self.clock.advance(request.work or self.work)
         if self.rest:
             await asyncio.sleep(self.rest)
         self.running -= 1
@@ -68,9 +70,10 @@ class Bench:
     def refuse(self, request: Request) -> None:
         request.refused = self.clock.now()
 
-    def submit(self, count: int = 1, rank: int = 2) -> list[Request]:
+    def submit(self, count: int = 1, rank: int = 2, work: float = 0.0) -> list[Request]:
         made = [Request(self.clock.now()) for _ in range(count)]
         for request in made:
+            request.work = work
             self.requests.append(request)
             self.starter.submit(request, rank=rank)
         return made
@@ -278,5 +281,54 @@ def test_there_is_a_limit_to_those_who_wait_to_be_told() -> None:
             assert bench.starter.snapshot()["untold"] <= UNTOLD_LIMIT
         await asyncio.sleep(60)
         assert all(request.refused or request.answered for request in bench.requests)
+
+    run(scenario)
+
+
+def blocked(load: float, seconds: float) -> tuple[int, int]:
+    """How many of what came since one handler had held the loop for ``seconds`` were refused, and how many answered."""
+    counts: list[int] = []
+
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock)
+        chance = random.Random(7)
+        at = began = clock.now()
+        block = began + 2.0
+        while at < began + 6.0:
+            at += chance.expovariate(load / WORK)
+            if at > clock.now():
+                await asyncio.sleep(at - clock.now())
+            held, block = (seconds, NEVER) if at >= block else (0.0, block)
+            bench.submit(work=held)[0].at = at
+        await asyncio.sleep(3)
+        late = [request for request in bench.requests if request.at >= began + 2.0]
+        counts.extend((sum(bool(one.refused) for one in late), sum(bool(one.answered) for one in late)))
+
+    run(scenario)
+    return counts[0], counts[1]
+
+
+def test_what_came_while_the_loop_was_blocked_by_accident_is_answered_late_rather_than_refused() -> None:
+    refused, answered = blocked(0.2, 1.0)
+    assert refused == 0
+    assert answered > 50
+
+
+def test_what_came_while_the_loop_was_blocked_is_refused_when_it_is_too_much() -> None:
+    refused, _ = blocked(0.9, 1.5)
+    assert refused > 50
+
+
+def test_a_handler_that_computes_for_long_each_time_is_no_accident() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        bench = Bench(clock)
+        bench.submit()
+        await asyncio.sleep(1)
+        bench.work = 0.5
+        for _ in range(40):
+            bench.submit()
+            await asyncio.sleep(0.6)
+        assert bench.starter.work > 0.4
+        assert bench.starter.queue.target > 1.0
 
     run(scenario)

@@ -35,10 +35,14 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 class Answers:
     """Makes answers to refusals, and keeps ready what is the same each time. Belongs to one thread."""
 
-    def __init__(self, table: ErrorTable | None = None) -> None:
+    def __init__(self, table: ErrorTable | None = None, often: Iterable[Rejected] = ()) -> None:
+        """``often`` are refusals that are given again and again, the very same objects: an overload's."""
         self._table = table or ErrorTable()
         self._ready: dict[tuple[int, Code, str, str], tuple[int, bytes, bytes]] = {}
         self._rates: dict[tuple[str, float, float], tuple[bytes, bytes]] = {}
+        self._often: dict[Rejected, tuple[int, bytes, bytes]] = {}
+        for error in often:
+            self._often[error] = self._head_and_body(error)
 
     def answer(
         self,
@@ -85,6 +89,9 @@ class Answers:
 
     def _head_and_body(self, error: Rejected) -> tuple[int, bytes, bytes]:
         """Status, its line and the problem's headers, and its body."""
+        often = self._often.get(error)
+        if often is not None:
+            return often
         failure = self._table.failure_of(error)
         if failure.retry_after is not None or failure.details:
             status, headers, body = problem_of(failure)

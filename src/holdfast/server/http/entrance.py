@@ -27,6 +27,7 @@ Client: TypeAlias = tuple[str, int] | None
 SHED: Final = Overloaded("queue", "the service has more to do than it can", 1.0)
 """The refusal of a request that has waited for too long: one for all, since it has to be cheap."""
 DRAINED: Final = Overloaded("drain", "this worker ends before the request's turn", 1.0)
+OFTEN: Final = (SHED, DRAINED)
 
 KIND_PARTS: Final = 2
 """Parts of a path that tell requests apart where no framework does. What follows is a number or a name, most often."""
@@ -47,7 +48,7 @@ class Entrance:
     ) -> None:
         """``exempt`` are paths of health probes, which are neither counted nor refused nor logged."""
         self.admission = Admission(admission, routes, clock=clock)
-        self.answers = Answers(errors)
+        self.answers = Answers(errors, OFTEN)
         self.exempt = exempt
         self.cycles: dict[asyncio.Task[None], Cycle] = {}
         """Requests whose app has not returned. WebSockets are in ``EngineState.tasks``."""
@@ -84,7 +85,7 @@ class Entrance:
         self.fair_key = admission.fair_key
         self.starter.patience = float(admission.max_wait)
         if errors is not None:
-            self.answers = Answers(errors)
+            self.answers = Answers(errors, OFTEN)
 
     def claimed(self, peer: Peer, client: Client, scheme: str, headers: Headers) -> tuple[Client, str]:
         """Client and scheme of a request that ``peer``, which is believed, has passed on."""
