@@ -43,8 +43,8 @@ def demo(seconds: float | None, rate: float, workers: int, as_json: bool, svg: P
     error. Each time the lost requests are counted, and those that were refused. At the end each order that a client got
     a confirmation for is looked up in the database. Without --seconds it goes on until Ctrl-C.
 
-    The exit status is 0 when nothing but a killed or a hung worker cost a request, orders were refused at most once in a
-    hundred and only in the last two steps, and no order was lost.
+    The exit status is 0 when nothing but a killed or a hung worker cost a request, orders were refused at most once
+    in a hundred and only in the last two steps, and no order was lost.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:

@@ -10,7 +10,6 @@ from holdfast.config.schema import Schema
 from holdfast.core.errorrule import read_rules
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader
-from holdfast.resilience import catalog
 from holdfast.server.admission.routes import ROUTES_LIMIT, RouteTable
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings, check_names
 from holdfast.server.admission.steps import ADVICE
@@ -64,6 +63,10 @@ def _read_pipelines(value: Any) -> dict[str, Any]:
         raise ValueError
     if len(value) > PIPELINES_LIMIT:
         raise ConfigError("", len(value), f"at most {PIPELINES_LIMIT} pipelines")
+    if not value:
+        return {}
+    from holdfast.resilience import catalog  # all policies: a worker without pipelines boots sooner
+
     mistakes = []
     for name, policies in value.items():
         try:

@@ -10,7 +10,6 @@ from holdfast.core.kinds import Reader, Refused, nearest
 from holdfast.core.pipeline import POLICIES_LIMIT
 from holdfast.core.policy import Gate
 from holdfast.core.settings import GateSettings, PolicySettings, placed, read_table
-from holdfast.resilience.catalog import CATALOG
 from holdfast.resilience.ratelimit import RateLimitSettings
 from holdfast.resilience.timeout import TimeoutSettings
 from holdfast.server.admission.identity import parse_key
@@ -51,6 +50,8 @@ def read_step(kind: str, value: object, place: str = "") -> Step | float:
         return Step()
     if kind in ADVICE:
         raise ConfigError(place, None, "a gate or a time limit", hint=ADVICE[kind])
+    from holdfast.resilience.catalog import CATALOG  # all policies: a worker without any in its file boots sooner
+
     if kind not in CATALOG.kinds:
         near = nearest(kind, [*ORDER, "timeout"])
         hint = f"did you mean {near}?" if near else f"there are {', '.join((*ORDER, 'timeout'))}"
