@@ -10,8 +10,9 @@ FOREVER: Final = 86_400.0
 """The longest load there is, in seconds."""
 CONNECTIONS: Final = 10
 """Of each kind of request. A hung worker holds on to some; the others have to carry the rate meanwhile."""
-BROWSERS: Final = 100
-"""Connections of those who come to look at the catalogue."""
+BROWSERS: Final = 400
+"""Connections of those who come to look at the catalogue: so many that they do not only wait for each other. A hundred
+busy connections would each wait for a moment, and the gateway would answer them all."""
 REQUEST_TIMEOUT: Final = 10.0
 """Longer than the gateway's own limit towards the services behind it: what is told to the client is counted."""
 
