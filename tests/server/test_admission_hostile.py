@@ -167,6 +167,28 @@ def test_pipelined_requests_hold_no_place_before_it_is_their_turn(loop: str) -> 
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_a_client_that_leaves_pipelined_requests_behind_is_missed(loop: str, waiting: int) -> None:
+    async def main() -> None:
+        for polite in (False, True):
+            app = Waits()
+            async with serving(app, routes=HELD) as room:
+                client = await room.connect()
+                await client.send(request("GET", "/held"))
+                await until(lambda: app.paths)  # noqa: B023 - waited for within the round
+                await client.send(request("GET", "/held") * waiting)
+                await until(lambda: len(connection(room).waiting) == waiting)
+                if polite:
+                    client.close()
+                else:
+                    client.reset()
+                await until(lambda: not room.state.connections and idle(room))
+                assert app.paths == ["/held"]
+
+    run(main, loop)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_half_closed_stream_costs_no_timer_again_and_again(loop: str) -> None:
     async def stream(scope: Any, receive: Any, send: Any) -> None:
         await read_body(receive)

@@ -99,6 +99,19 @@ class ClosingProtocol(HttpToolsProtocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
+    def look_for_end(self) -> None:
+        """While reading is paused the loop does not say that the peer has gone, so look, and in a while again. If it
+        has only closed its half, read on until that is heard."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))
+        seen = poll.poll(0)
+        if seen and seen[0][1] & (select.POLLERR | select.POLLHUP):
+            self.transport.abort()
+            return
+        if seen:
+            self.flow.resume_reading()
+        self.deadline = self.state.now + CHECK_INTERVAL
+
     def has_unread(self) -> bool:
         """Whether the kernel holds something that the loop has not read yet."""
         poll = select.poll()

@@ -15,7 +15,7 @@ from holdfast.core.errors import BulkheadFull, Rejected
 from holdfast.server.admission.admission import Peer, Ticket
 from holdfast.server.http.closing import CHECK_INTERVAL, NEVER
 from holdfast.server.http.cycle import Cycle
-from holdfast.server.http.reading import ReadingProtocol
+from holdfast.server.http.reading import KEPT_BODY, ReadingProtocol
 from holdfast.server.http.refusal import Refusal, body_too_large
 from holdfast.server.http.state import EngineState
 from holdfast.server.http.websocket import WebSocketProtocol
@@ -29,8 +29,6 @@ MAX_PIPELINED = 256
 FIN_GRACE = 0.01
 """Seconds that a client which has closed its sending half has for the beginning of an answer. Go's net/http and nginx
 take it for gone at once."""
-KEPT_BODY = 64 * 1024
-"""Bytes of a refused request's body that are read and dropped so that its connection can stay."""
 
 
 class HttpProtocol(ReadingProtocol):
@@ -81,7 +79,6 @@ class HttpProtocol(ReadingProtocol):
         self.waiting.clear()
         if self.ticket is not None:
             self.ticket.exit(IGNORED)
-            self.ticket = None
         self.connections.discard(self)
         if self.admitted:
             self.state.entrance.admission.disconnect(self.peer)
@@ -183,6 +180,7 @@ class HttpProtocol(ReadingProtocol):
         else:
             self.waiting.append(cycle)
             self.flow.pause_reading()
+            self._time_peer()
 
     def on_body(self, body: bytes) -> None:
         cycle = cast("Cycle", self.cycle)
@@ -201,12 +199,11 @@ class HttpProtocol(ReadingProtocol):
         cycle: Cycle = self.cycle  # type: ignore[assignment]
         cycle.more_body = False
         if not cycle.response_complete:
-            if not self.flow.write_paused:
-                self.deadline = NEVER
+            self._time_peer()
             cycle.wake()
         elif self.active is None and not self.ending:
             # Later: the next request may follow in what is just being read, and would be lost if this moved on.
-            self.loop.call_soon(self._settle)
+            self.loop.call_soon(self._rest)
 
     def resume_reading(self) -> None:
         """Called by the app's side when it wants more. Pipelined requests wait for their turn in the kernel."""
@@ -218,10 +215,8 @@ class HttpProtocol(ReadingProtocol):
     # -- answering
 
     def _run(self, cycle: Cycle, path: str, host: str, now: float) -> None:
-        """Let a request in, and call the app or answer in its place: its turn on this connection has come.
-
-        No earlier: one connection that sends many would hold many places while it waits for itself.
-        """
+        """Let a request in whose turn on this connection has come, and call the app or answer in its place. No earlier:
+        one connection that sends many would hold many places while it waits for itself."""
         self.active = cycle
         entrance = self.state.entrance
         if path not in entrance.exempt:
@@ -251,6 +246,8 @@ class HttpProtocol(ReadingProtocol):
                     self.loop.call_later(FIN_GRACE, self._give_up, cycle)
         finally:
             self.going_on = False
+        if self.active is not None and len(self.active.body) <= BODY_HIGH_WATER:
+            self.resume_reading()
 
     def _admit_websocket(self, scope: dict[str, Any]) -> None:
         """A WebSocket's ticket, before its protocol takes over; or the refusal, which ends the connection."""
@@ -321,8 +318,7 @@ class HttpProtocol(ReadingProtocol):
         """Answer an error and end the connection, after the answers that are still due."""
         self.refusal = refusal
         self.state.refused += 1
-        if not self.flow.write_paused:  # else the client that does not read is still timed
-            self.deadline = NEVER
+        self._time_peer()
         cycle = cast("Cycle", self.cycle)
         in_body = self.in_message and not self.in_head  # the body of ``cycle``
         if in_body and cycle.response_complete:
@@ -361,6 +357,8 @@ class HttpProtocol(ReadingProtocol):
                 self.deadline = self.state.now + CHECK_INTERVAL
             else:
                 self.finish(unread=True)  # a request may be on its way: it shall meet an end, not a reset
+        elif self.waiting:
+            self.look_for_end()
         elif self.in_head:
             self.refuse(Refusal(408, f"The request's headers took longer than {self.settings.header_timeout:g} s."))
         elif self.in_message and not self.flow.read_paused:
@@ -387,12 +385,15 @@ class HttpProtocol(ReadingProtocol):
         return True
 
     def _rest(self) -> None:
-        """At a boundary: wait for the next request, or move on."""
+        """At a boundary, if there is one still: wait for the next request, or move on."""
+        if self.busy or self.ending:
+            return
         if not self.flow.write_paused:
             self.deadline = self.state.now + self.state.idle_limit
         if self.state.draining:
             self.drain_step()
 
-    def _settle(self) -> None:
-        if not (self.busy or self.ending):
-            self._rest()
+    def _time_peer(self) -> None:
+        """While its answers are worked on. A client that does not read is timed already."""
+        if not self.flow.write_paused:
+            self.deadline = self.state.now + CHECK_INTERVAL if self.waiting else NEVER

@@ -18,6 +18,8 @@ MAX_FRAMING = 8
 """Bytes received for a byte of body: the smallest chunk takes 6. More, past a head's worth, is padding or trailers."""
 READ_SIZE = 256 * 1024
 """The most that a loop delivers at once."""
+KEPT_BODY = 64 * 1024
+"""Bytes of a refused request's body that are read and dropped so that its connection can stay."""
 
 _NOTED = frozenset((b"expect", b"content-length", b"host"))
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(?:\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
