@@ -22,6 +22,8 @@ R = TypeVar("R")
 
 BUDGET: Final = 0.002
 """Seconds of work that one turn of the loop starts."""
+MEASURE_INTERVAL: Final = 0.02
+"""Seconds between two looks at how much work a handler is, while nobody waits."""
 SMOOTHING: Final = 0.1
 """How fast the measure of a handler's work follows."""
 WAITS: Final = 2.5
@@ -87,6 +89,8 @@ class Starter(Generic[R]):
         self._turned_at = 0.0
         self._looked_at = 0.0
         self._in_turn = 0
+        self._measuring = False
+        self._measure_at = -inf
         self._blocked = False
         self._excused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -104,16 +108,33 @@ class Starter(Generic[R]):
 
     def submit(self, request: R, *, rank: int, key: Hashable = None) -> None:
         """Start ``request``, now or when its turn comes, or refuse it."""
+        if not self.take(request):
+            self.wait(request, rank=rank, key=key)
+
+    def take(self, request: R) -> bool:
+        """Start ``request`` now, if it has its turn now; False when it has to ``wait``."""
         now = self._loop.time()
-        if not self._turning:
+        if not self._turning and now - self._turned_at >= BUDGET:
+            self._in_turn = 0
             self._looked_at = self._turned_at = now
         if not len(self.queue) and self._has_room():
+            measure = now >= self._measure_at and not self._turning
+            if measure:
+                self._in_turn = 0
+                self._turned_at = now
+                self._measuring = True
             self._begin(request)
-        else:
-            # It came since the loop had looked before, or, as asyncio reads after the handlers, a turn earlier.
-            _, out = self.queue.push(request, arrived=self._looked_at, rank=rank, key=key)
-            if out is not None:
-                self._turn_away(out)
+            if measure:
+                self._go_on()  # after the handler
+            return True  # while nobody waits there is no need of turns, each of which costs as much as a short request
+        return False
+
+    def wait(self, request: R, *, rank: int, key: Hashable = None) -> None:
+        """Start ``request`` when its turn comes, or refuse it."""
+        # It came since the loop had looked before, or, as asyncio reads after the handlers, a turn earlier.
+        _, out = self.queue.push(request, arrived=self._looked_at, rank=rank, key=key)
+        if out is not None:
+            self._turn_away(out)
         self._go_on()
 
     def done(self, seconds: float) -> None:
@@ -173,12 +194,15 @@ class Starter(Generic[R]):
         now = self._loop.time()
         began, self._in_turn = self._in_turn, 0
         took = now - self._turned_at
-        if took > BLOCK and self.work and took > UNUSUAL * self.work * max(began, 1) and not self._blocked:
+        if not self._measuring:
+            pass  # it was begun in the middle of something
+        elif took > BLOCK and self.work and took > UNUSUAL * self.work * max(began, 1) and not self._blocked:
             self._blocked = True
             self._excused_until = now + min(took, EXCUSE_LIMIT)
         elif began:
             self._blocked = False
             self._measure(took / began)
+        self._measure_at = now + MEASURE_INTERVAL
         self._looked_at, self._turned_at = self._turned_at, now
         self._turning = False
         if not self._excuses(now):
@@ -194,7 +218,8 @@ class Starter(Generic[R]):
             idle = not (self._in_turn or began)
             self._credit = inf if idle else min(self._credit + REFUSING * (now - self._looked_at), CREDIT_LIMIT)
             self._tell(self._credit)
-        if self._in_turn or began or self._untold:
+        self._measuring = self._in_turn > 0
+        if self._in_turn or self._untold:
             self._go_on()
         elif len(self.queue):  # it waits for others to end; who has waited too long is to be told in time
             self._timer = self._loop.call_later(self.queue.target, self._go_on)

@@ -134,7 +134,8 @@ class Entrance:
             if ticket.deadline < inf and not cycle.limit_time(ticket.deadline - self.now()):
                 cycle.turn_away(DeadlineExceeded("deadline", LATE, None, None, ticket.route))
             elif self.queue and ticket.limited:
-                self.starter.submit(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
+                if not self.starter.take(cycle):
+                    self.starter.wait(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
             else:
                 cycle.protocol.begin(cycle, self._ended)
 
@@ -171,9 +172,7 @@ class Entrance:
 
     def _ended(self, task: "asyncio.Task[None]") -> Cycle:
         cycle = self.cycles.pop(task)
-        if (
-            cycle.ticket is not None
-        ):  # a task that is cancelled before its first step runs nothing, no ``finally`` either
+        if cycle.ticket is not None:  # a task that is cancelled before its first step runs no ``finally`` either
             cycle.end()
         return cycle
 
