@@ -105,7 +105,7 @@ class Cycle(Response):
                 pass
             elif self.ending and self.event_stream:
                 self._finish_stream()
-            elif self.protocol.half_closed and self.response_started:
+            elif self.protocol.half_closed and self.begun:
                 pass  # it heard that the client sends no more, and took it for gone
             elif result is not None:
                 self._fail(TypeError(f"an ASGI app returns None, this one returned {result!r}"))
@@ -154,7 +154,7 @@ class Cycle(Response):
             return
         protocol = self.protocol
         logger.info("%s %s ran out of time", self.scope["method"], self.scope["path"])
-        if self.response_started:
+        if self.begun:
             protocol.abandon(self)
         else:
             route = "" if self.ticket is None else self.ticket.route
@@ -303,6 +303,7 @@ class Cycle(Response):
     def turn_away(self, error: Rejected) -> None:
         """Answer ``error`` in the place of the app, which has not been called, or is about to be cancelled."""
         self.response_started = self.response_complete = True
+        self.head = b""
         protocol = self.protocol
         state = protocol.state
         if (state.closing and protocol.last_answer) or (self.expect_continue and self.more_body):
@@ -323,6 +324,7 @@ class Cycle(Response):
 
     def _fail(self, exc: BaseException) -> None:
         state = self.protocol.state
+        self._take_back()
         # Nobody has cancelled this request: a cancellation that comes out of the app is its own doing.
         cancelled = isinstance(exc, asyncio.CancelledError | GeneratorExit)
         failure = INTERNAL if cancelled else state.errors.failure_of(exc)
@@ -350,6 +352,7 @@ class Cycle(Response):
     def _cut_off(self) -> None:
         if self.disconnected or self.response_complete:
             return
+        self._take_back()
         if not self.response_started:
             self.keep_alive = False
             self._answer(CUT_OFF)

@@ -111,7 +111,7 @@ class HttpProtocol(ReadingProtocol):
         """The peer has had its time for an answer to ``cycle``."""
         if self.active is not cycle or self.transport.is_closing():
             return
-        if not (cycle.response_started or (cycle.ticket is not None and cycle.ticket.must_finish)):
+        if not (cycle.begun or (cycle.ticket is not None and cycle.ticket.must_finish)):
             self.transport.close()
 
     @property
@@ -329,7 +329,7 @@ class HttpProtocol(ReadingProtocol):
             self.waiting.pop().disconnect()
         elif in_body:
             cycle.disconnect()
-            if cycle.response_started:
+            if cycle.begun:
                 self.abandon(cycle)
             else:
                 self._send_refusal(refusal)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 _BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"content-type", b"x-request-id"))
+JOINED = 64 * 1024
+"""Bytes of a body that are copied so that it goes out with its head."""
 _BODILESS = frozenset((204, 304))
 
 
@@ -32,6 +34,7 @@ class Response:
         "event_stream",
         "expect_continue",
         "expected",
+        "head",
         "keep_alive",
         "more_body",
         "protocol",
@@ -56,6 +59,7 @@ class Response:
         self.chunked = False
         self.expected = -1  # bytes of the body still to come; -1: not declared
         self.status = 0
+        self.head = b""  # made, and not on the wire: it goes with the first piece of the body
         self.sent = 0  # bytes of the body
 
     def end_stream(self) -> None:
@@ -120,13 +124,31 @@ class Response:
         content.append(b"\r\n")
         self.response_started = True
         self.status = status
-        self.protocol.transport.write(b"".join(content))
+        head = b"".join(content)
+        if self.expected >= 0 and not self.event_stream:
+            self.head = head
+        else:  # a stream, whose first piece may come late
+            self.protocol.transport.write(head)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of it is on the wire."""
+        return self.response_started and not self.head
+
+    def _take_back(self) -> None:
+        """Forget a head that nobody has seen, so that something else can be answered."""
+        if self.head:
+            self.head = b""
+            self.response_started = False
 
     def _write(self, body: bytes, more_body: bool) -> None:
         write = self.protocol.transport.write
         self.sent += len(body)
         if self.scope["method"] == "HEAD" or self.status in _BODILESS:
             self.expected = 0
+            if self.head:
+                head, self.head = self.head, b""
+                write(head)
         elif self.chunked:
             if body:
                 write(
@@ -140,7 +162,16 @@ class Response:
                 if self.expected < 0:
                     self.expected = 0
                     raise RuntimeError("the response's body is longer than its Content-Length")
-            write(body)
+            if self.head:
+                # One call of the system, and mostly one packet, in place of two.
+                head, self.head = self.head, b""
+                if len(body) <= JOINED:
+                    write(head + body)
+                else:
+                    write(head)
+                    write(body)
+            else:
+                write(body)
         if not more_body:
             if self.expected > 0:
                 raise RuntimeError(f"the response's body is {self.expected} bytes shorter than its Content-Length")
