@@ -10,6 +10,7 @@ import functools
 import ipaddress
 import re
 import secrets
+import socket
 from collections.abc import Hashable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeAlias
@@ -76,8 +77,8 @@ def client_key(address: Address | None) -> str:
         return UNIX
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
-    network = int(address) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX)
-    return f"{ipaddress.IPv6Address(network)}/{IPV6_PREFIX}"
+    network = address.packed[: IPV6_PREFIX // 8].ljust(16, b"\0")
+    return f"{socket.inet_ntop(socket.AF_INET6, network)}/{IPV6_PREFIX}"  # as ipaddress writes it, but faster
 
 
 class Trust:
