@@ -72,7 +72,7 @@ async def _change(stage: Stage) -> Account:
         raise DemoError(f"the limit of {new} in each worker had no effect: {answered} answers a second")
     note = f"{new} after {taken:.2f} s: {answered[0]:.0f} -> {answered[1]:.0f} answers/s"
     sentence = (
-        f"the limit of {new} in each of {shop.workers} workers held {taken:.2f} s after it was saved, and put back "
+        f"the limit of {new} in {_all(shop)} held {taken:.2f} s after it was saved, and put back "
         f"{again:.2f} s after that: browsing was answered {answered[0]:.0f}, {answered[1]:.0f} and {answered[3]:.0f} "
         f"times a second; a misspelt one changed nothing"
     )
