@@ -56,7 +56,6 @@ access_log = true
 log_format = "text"
 
 [admission]
-concurrency = { initial = 100 }
 clients = { rate = "1000000/s", connections = 1000 }
 
 [[routes]]
@@ -71,8 +70,8 @@ rate_limit = { rate = "2/m", key = "client" }
 match = "/slow"
 timeout = "100ms"
 """
-"""All that Holdfast has for requests. Its limits are reached only by those who try: the adaptive limit begins above the
-connections of wrk, which come all at once. The queue is there by itself, and refuses what has waited for too long."""
+"""All that Holdfast has for requests. Its limits are reached only by those who try. The queue and the adaptive limit are
+there by themselves."""
 
 
 class Way(NamedTuple):

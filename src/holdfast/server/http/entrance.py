@@ -68,6 +68,7 @@ class Entrance:
         self.fair_key = admission.fair_key
         self._concurrency = admission.concurrency
         self._governor = _governor(admission)
+        self._by_kind = isinstance(self._governor, Concurrency)
         self._limit(inf if self._governor is None else self._governor.limit)
         self.starter.patience = float(admission.max_wait)
         self._draining = False
@@ -80,6 +81,7 @@ class Entrance:
         if (admission.queue, admission.concurrency) != (self.queue, self._concurrency):
             self._concurrency = admission.concurrency
             self._governor = _governor(admission)
+            self._by_kind = isinstance(self._governor, Concurrency)
             self._limit(inf if self._governor is None else self._governor.limit)
         self.queue = admission.queue
         self.fair_key = admission.fair_key
@@ -160,7 +162,7 @@ class Entrance:
         governor = self._governor
         # A stream takes as long as its client wants, and who has left did not wait for the end.
         if governor is not None and not cycle.event_stream and (cycle.late or not cycle.disconnected):
-            kind = _kind(cycle.scope)
+            kind = _kind(cycle.scope) if self._by_kind else None
             if governor.ended(kind, seconds, now, full=starter.full, late=cycle.late):
                 self._limit(governor.limit)
         starter.done(seconds)
