@@ -279,3 +279,24 @@ def test_a_request_behind_a_refused_one_is_not_lost_in_a_drain(loop: str) -> Non
                 assert new.state.received == 1
 
     run(main, loop)
+
+
+def test_a_proxy_is_not_believed_once_more_after_it_was_taken_out_of_the_settings() -> None:
+    clients: list[str] = []
+
+    async def here(scope: Any, receive: Any, send: Any) -> None:
+        clients.append(scope["client"][0])
+        await answer(send, scope["request_id"].encode())
+
+    async def main() -> None:
+        told = "X-Forwarded-For: 203.0.113.7", "X-Request-Id: its-own"
+        async with serving(here, admission=LOOPBACK) as room:
+            client = await room.connect()
+            assert (await client.get("/", *told)).body == b"its-own"
+            room.engine.configure(read_admission({}), ())
+            assert (await client.get("/", *told)).body != b"its-own"
+            room.engine.configure(LOOPBACK, ())
+            assert (await client.get("/", *told)).body == b"its-own"
+            assert clients == ["203.0.113.7", "127.0.0.1", "203.0.113.7"]
+
+    run(main)

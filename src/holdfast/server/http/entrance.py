@@ -48,6 +48,7 @@ class Entrance:
     ) -> None:
         """``exempt`` are paths of health probes, which are neither counted nor refused nor logged."""
         self.admission = Admission(admission, routes, clock=clock)
+        self._trust = self.admission.connect(None).trust
         self.answers = Answers(errors, OFTEN)
         self.exempt = exempt
         self.cycles: dict[asyncio.Task[None], Cycle] = {}
@@ -78,6 +79,7 @@ class Entrance:
     ) -> None:
         """Go by these from the next request on. ``ConfigError`` when they do not fit, and then nothing has changed."""
         self.admission.update(admission, routes)
+        self._trust = self.admission.connect(None).trust
         if (admission.queue, admission.concurrency) != (self.queue, self._concurrency):
             self._concurrency = admission.concurrency
             self._governor = _governor(admission)
@@ -88,6 +90,12 @@ class Entrance:
         self.starter.patience = float(admission.max_wait)
         if errors is not None:
             self.answers = Answers(errors, OFTEN)
+
+    def believes(self, peer: Peer) -> bool:
+        """Whether ``peer`` is a proxy that is trusted, by the settings of now."""
+        if peer.trust is not self._trust:
+            peer.renew(self._trust)
+        return peer.trusted
 
     def claimed(self, peer: Peer, client: Client, scheme: str, headers: Headers) -> tuple[Client, str]:
         """Client and scheme of a request that ``peer``, which is believed, has passed on."""

@@ -137,7 +137,7 @@ class HttpProtocol(ReadingProtocol):
         scheme: str = self.scheme  # type: ignore[assignment]
         entrance = self.state.entrance
         given = None
-        if self.peer.trusted:
+        if entrance.believes(self.peer):
             client, scheme = entrance.claimed(self.peer, client, scheme, self.headers)
             given = next((value for name, value in self.headers if name == b"x-request-id"), None)
         scope: dict[str, Any] = {
