@@ -70,8 +70,8 @@ rate_limit = { rate = "2/m", key = "client" }
 match = "/slow"
 timeout = "100ms"
 """
-"""All that Holdfast has for requests. Its limits are reached only by those who try. The queue and the adaptive limit are
-there by themselves."""
+"""All that Holdfast has for requests. Its limits are reached only by those who try. The queue and the adaptive limit
+are there by themselves."""
 
 
 class Way(NamedTuple):
