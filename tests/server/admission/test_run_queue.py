@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from holdfast.server.admission import run_queue
-from holdfast.server.admission.run_queue import FLOWS, HOLD, TRIAL, TRIAL_LENGTH, TRIAL_LIMIT, Entry, RunQueue
+from holdfast.server.admission.run_queue import (
+    FLOWS,
+    HOLD,
+    SPARED_LIMIT,
+    TRIAL,
+    TRIAL_LENGTH,
+    TRIAL_LIMIT,
+    Entry,
+    RunQueue,
+)
 
 
 def filled(*keys: Any, rank: int = 0, classes: int = 1) -> RunQueue[Any]:
@@ -402,3 +411,26 @@ def test_after_an_overload_everything_is_as_before() -> None:
     before = queue.expired
     overloaded({None: (0.5, 1)}, seconds=5.0, queue=queue)
     assert queue.expired - before <= 5
+
+
+def test_who_sends_much_more_pays_although_the_lines_are_equally_short() -> None:
+    queue: RunQueue[str] = RunQueue(1, target=0.01, patience=0.5)
+    for number in range(100):
+        queue.push(f"old {number}", arrived=number / 100, rank=0, key="loud")
+    queue.expire(2.0)  # more than can be done: from now on 10 ms is the most
+    queue.push("light", arrived=2.0, rank=0, key="light")
+    queue.push("loud", arrived=2.005, rank=0, key="loud")
+    assert queue.expire(2.012) == ["loud"]
+    assert queue.pop() == "light"
+
+
+def test_nobody_pays_for_a_light_one_while_the_heavy_one_is_refused_already() -> None:
+    queue: RunQueue[str] = RunQueue(1, target=0.01, patience=0.5)
+    for number in range(100):
+        queue.push(f"old {number}", arrived=number / 100, rank=0, key="loud")
+    queue.expire(2.0)
+    light = [f"light {number}" for number in range(SPARED_LIMIT + 2)]
+    for name in light:
+        queue.push(name, arrived=2.0, rank=0, key=name)
+    assert sorted(queue.expire(2.02)) == light[SPARED_LIMIT:]
+    assert sorted(queue.expire(2.6)) == light[:SPARED_LIMIT]

@@ -15,14 +15,15 @@ should not have waited first.
   wait for longer than ``target``, until nothing has been refused for ``HOLD``. As a queue of clients that come back at
   once would never end that, there is a *trial* now and then: ``patience`` counts again, and when it suffices, the
   overload is over.
-- *Who pays.* When somebody has waited for too long, the oldest request of the longest line is refused, which most often
-  is the same one. Where it is another's, who waited stays.
+- *Who pays.* When somebody has waited for too long, the oldest request of who has clearly sent more lately is refused,
+  else that of the longest line, and most often it is the same one. Where it is another's, who waited stays. Lines alone
+  do not tell: in an overload they are so short that each has one request.
 """
 
 from collections import deque
 from collections.abc import Hashable, Iterator
 from itertools import chain, islice
-from math import inf
+from math import exp, inf
 from typing import Any, Final, Generic, TypeVar
 
 R = TypeVar("R")
@@ -33,6 +34,12 @@ LENGTH_LIMIT: Final = 4096
 """Requests that may wait, of all classes together."""
 LOOKS: Final = 64
 """Lines that are looked at for the longest one."""
+LATELY: Final = 1.0
+"""Seconds for which what somebody has sent is remembered, as the time constant of a decay."""
+HEAVIER: Final = 2.0
+"""Who has sent this many times as much as another pays for both."""
+SPARED_LIMIT: Final = 4
+"""So many may stay although nobody has paid for them, since what the heaviest sends is refused already."""
 TRIAL: Final = 10.0
 """Seconds until the first trial; each one that fails doubles them, ..."""
 TRIAL_LIMIT: Final = 60.0
@@ -64,22 +71,46 @@ class Entry(Generic[R]):
 class _Flow(Generic[R]):
     """A line. It is ``listed`` while its turn will come."""
 
-    __slots__ = ("entries", "group", "listed", "waiting")
+    __slots__ = ("entries", "group", "listed", "sent", "sent_at", "waiting")
 
     def __init__(self, group: "_Class[R]") -> None:
         self.group = group
         self.entries: deque[Entry[R]] = deque()
         self.waiting = 0
         self.listed = False
+        self.sent = 0.0
+        self.sent_at = -inf
+
+    def count(self, now: float) -> None:
+        """One more has come."""
+        self.sent = self.sent_by(now) + 1.0
+        self.sent_at = now
+
+    def sent_by(self, now: float) -> float:
+        """How many have come lately: those of ``LATELY`` seconds ago count for a third."""
+        return self.sent * exp((self.sent_at - now) / LATELY) if self.sent else 0.0
 
 
 class _Class(Generic[R]):
     """The requests of one criticality. ``order`` has all by arrival, ``spared`` those for whom another one paid."""
 
-    __slots__ = ("flows", "new", "old", "order", "short_until", "spared", "trial_at", "trial_in", "trying", "waiting")
+    __slots__ = (
+        "flows",
+        "heaviest",
+        "new",
+        "old",
+        "order",
+        "short_until",
+        "spared",
+        "trial_at",
+        "trial_in",
+        "trying",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.flows: dict[int, _Flow[R]] = {}
+        self.heaviest: _Flow[R] | None = None
         self.new: deque[_Flow[R]] = deque()
         self.old: deque[_Flow[R]] = deque()
         self.order: deque[Entry[R]] = deque()
@@ -119,6 +150,9 @@ class _Class(Generic[R]):
         flow = self.flows.get(number)
         if flow is None:
             flow = self.flows[number] = _Flow(self)
+        flow.count(arrived)
+        if self.heaviest is None or flow.sent_by(arrived) > self.heaviest.sent_by(arrived):
+            self.heaviest = flow
         entry = Entry(request, arrived, flow)
         flow.entries.append(entry)
         self.order.append(entry)
@@ -146,6 +180,17 @@ class _Class(Generic[R]):
         flow = max(islice(chain(self.old, self.new), LOOKS), key=lambda flow: flow.waiting)
         return flow if flow.waiting else max(chain(self.old, self.new), key=lambda flow: flow.waiting)
 
+    def payer(self, flow: _Flow[R], now: float) -> _Flow[R] | None:
+        """Whose request goes when one of ``flow`` has waited for too long; None for nobody's."""
+        heaviest = self.heaviest
+        if heaviest is not None and heaviest.sent_by(now) > HEAVIER * flow.sent_by(now) + 1.0:
+            if heaviest.waiting:
+                return heaviest
+            if len(self.spared) < SPARED_LIMIT:
+                return None
+        longest = self.longest()
+        return longest if longest.waiting > flow.waiting else flow
+
     def too_late(self, now: float, target: float, patience: float) -> Iterator[Entry[R]]:
         """Take out those that have to go, oldest first."""
         spared, order = self.spared, self.order
@@ -159,10 +204,12 @@ class _Class(Generic[R]):
             if entry.gone:
                 continue
             if now - entry.arrived <= patience:
-                longest = self.longest()
-                if longest.waiting > entry.flow.waiting:
+                payer = self.payer(entry.flow, now)
+                if payer is not entry.flow:
                     spared.append(entry)
-                    entry = next(entry for entry in longest.entries if not entry.gone)
+                    if payer is None:
+                        continue
+                    entry = next(entry for entry in payer.entries if not entry.gone)
             yield self.drop(entry)
 
     def drop(self, entry: Entry[R]) -> Entry[R]:
