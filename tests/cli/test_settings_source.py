@@ -104,3 +104,21 @@ def test_a_mistake_in_a_file_is_told_even_where_a_flag_lies_over_it(tmp_path: Pa
     with pytest.raises(ConfigErrors) as caught:
         source(tmp_path, workers="2").document()
     assert [error.path for error in caught.value.errors] == ["run.workers", "routes[0].match"]
+
+
+def test_a_default_file_that_goes_away_is_a_mistake_and_does_not_take_its_settings_with_it(tmp_path: Path) -> None:
+    found = source(tmp_path)
+    assert found.document().values.get("routes") is None, "there was none"
+    (tmp_path / FILE).write_text('[[routes]]\nmatch = "/a"\n')
+    assert len(found.document().values["routes"]) == 1
+    (tmp_path / FILE).unlink()
+    with pytest.raises(ConfigErrors, match=FILE):
+        found.document()
+    (tmp_path / FILE).symlink_to("nowhere.toml")
+    with pytest.raises(ConfigErrors, match=FILE):
+        found.document()
+    with pytest.raises(ConfigErrors, match=FILE):
+        source(tmp_path).document()
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).write_text("")
+    assert "routes" not in found.document().values

@@ -54,7 +54,7 @@ class SettingsSource:
 
     ``directory`` is what relative paths start from: a name, not a place, so that a deploy may swap a symlink.
     ``config`` and ``config_dirs`` must exist when they are given. ``presets`` lie between the environment and the
-    flags. Immutable; methods may be called from any thread, and read files.
+    flags. Methods may be called from any thread, and read files.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class SettingsSource:
     ) -> None:
         self.directory = directory
         self.config = config
+        self._seen = False
         self.directories = tuple(directory / name for name in config_dirs)
         self.schema = make_schema()
         given = {name: value for name, value in flags.items() if value is not None and value != ()}
@@ -82,8 +83,13 @@ class SettingsSource:
 
     @property
     def file(self) -> Path | None:
-        """The settings file, or None when none is given and none lies in the directory."""
-        return self.files[0] if self.config or self.files[0].exists() else None
+        """The settings file, or None when none is given and none has ever lain in the directory.
+
+        One that was there and is gone is a mistake, as is a link that leads nowhere: nobody means to take all limits
+        away with it, and a service that starts again without the file has none.
+        """
+        self._seen = self._seen or os.path.lexists(self.files[0])
+        return self.files[0] if self.config or self._seen else None
 
     def document(self) -> Document:
         """All layers as they are now. Raises ``ConfigErrors`` with all that is wrong in them."""

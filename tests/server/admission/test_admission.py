@@ -389,7 +389,7 @@ def test_methods_that_may_be_repeated_are_known() -> None:
 
 
 def test_a_ticket_reads_the_clock_when_it_is_not_told_the_time() -> None:
-    door = Door()
+    door = Door({"match": "/a", "bulkhead": 1})
     ticket = door.enter()
     door.clock.advance(3.0)
     ticket.exit()

@@ -90,6 +90,8 @@ class Ticket:
         if self._ended:
             return
         self._ended = True
+        if not self._held and self._counted is None:
+            return
         call = self.call
         call.now = call.clock.now() if now is None else now
         call.verdict = verdict

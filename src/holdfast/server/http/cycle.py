@@ -11,6 +11,7 @@ from holdfast.core.context import EMPTY, set_context, set_deadline
 from holdfast.core.errors import DeadlineExceeded, Rejected
 from holdfast.core.failure import Failure
 from holdfast.server.admission.admission import Ticket
+from holdfast.server.http.alarms import Alarm
 from holdfast.server.http.response import Response
 from holdfast.service.problem import problem_of
 
@@ -36,6 +37,7 @@ class Cycle(Response):
 
     __slots__ = (
         "accounted",
+        "alarm",
         "began",
         "body",
         "delivered",
@@ -50,7 +52,6 @@ class Cycle(Response):
         "started",
         "task",
         "ticket",
-        "timer",
     )
 
     def __init__(
@@ -64,7 +65,7 @@ class Cycle(Response):
         super().__init__(protocol, scope, keep_alive, expect_continue)
         self.ticket: Ticket | None = None  # from its turn on its connection to its end; none for health probes
         self.refusal: Rejected | None = None  # why the app is not called
-        self.timer: asyncio.TimerHandle | None = None
+        self.alarm: Alarm = 0
         self.task: asyncio.Task[None] | None = None
         self.body = bytearray()
         self.delivered = False  # the app has had the last piece of the body
@@ -132,24 +133,18 @@ class Cycle(Response):
     def leave(self, verdict: Verdict) -> None:
         """Leave admission: nothing of it is held any more."""
         ticket, self.ticket = self.ticket, None
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        if self.alarm:
+            self.protocol.state.entrance.alarms.clear(self, self.alarm)
+            self.alarm = 0
         if ticket is not None:
             ticket.exit(verdict)
-
-    def limit_time(self, seconds: float) -> bool:
-        """From now on it has so many seconds. False when that is none."""
-        if seconds > 0:
-            self.timer = self.protocol.loop.call_later(seconds, self.expire)
-        return seconds > 0
 
     def expire(self) -> None:
         """Its time is over: answer in the app's place, or end the response, and cancel the app.
 
         The ticket is kept until the app has ended: what it holds is in use so long, in a thread perhaps.
         """
-        self.timer = None
+        self.alarm = 0
         if self.response_complete or self.disconnected or self.event_stream:
             return
         protocol = self.protocol

@@ -16,6 +16,7 @@ from holdfast.server.admission.concurrency import Concurrency
 from holdfast.server.admission.patterns import Headers
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
 from holdfast.server.admission.starter import Starter
+from holdfast.server.http.alarms import Alarms
 from holdfast.server.http.cycle import LATE, Cycle
 from holdfast.telemetry.access import AccessLog
 from holdfast.telemetry.requestid import RequestIds
@@ -57,6 +58,7 @@ class Entrance:
         self.counters = RequestCounters()
         self.ids = RequestIds()
         self.now: Callable[[], float] = clock.now
+        self.alarms = Alarms(loop, self.now)
         self.starter: Starter[Cycle] = Starter(
             loop,
             classes=len(Criticality),
@@ -141,9 +143,14 @@ class Entrance:
         elif ticket is None:
             cycle.protocol.begin(cycle, self._ended)
         else:
-            if ticket.deadline < inf and not cycle.limit_time(ticket.deadline - self.now()):
-                cycle.turn_away(DeadlineExceeded("deadline", LATE, None, None, ticket.route))
-            elif self.queue and ticket.limited:
+            deadline = ticket.call.deadline
+            if deadline < inf:
+                now = self.now()
+                if now >= deadline:
+                    cycle.turn_away(DeadlineExceeded("deadline", LATE, None, None, ticket.route))
+                    return
+                cycle.alarm = self.alarms.set(cycle, deadline, now)
+            if self.queue and ticket.limited:
                 if not self.starter.take(cycle):
                     self.starter.wait(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
             else:
@@ -157,6 +164,7 @@ class Entrance:
         """Refuse what waits: the worker ends."""
         self._draining = True
         self.starter.clear()
+        self.alarms.close()
 
     def _start(self, cycle: Cycle) -> None:
         cycle.started = self.now()
