@@ -221,13 +221,15 @@ def test_whatever_ends_a_request_its_places_come_free(
         timed: dict[str, Any] = {"header_timeout": 1.0, "linger": 0.1, "stream_grace": 0.01, "close_timeout": 0.1}
         async with serving(app_that_waits_for(go), admission=admission, routes=ROUTES, **timed) as room:
             rng = random.Random(number)
-            async with asyncio.TaskGroup() as group:
-                for one in every:
-                    group.create_task(visit(room, one, rng))
-                if drained:
-                    await asyncio.sleep(0)
-                    group.create_task(room.engine.drain(0.02, migrate=False, idle_grace=0.01))
-            go.set()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for one in every:
+                        group.create_task(visit(room, one, rng))
+                    if drained:
+                        await asyncio.sleep(0)
+                        group.create_task(room.engine.drain(0.02, migrate=False, idle_grace=0.01))
+            finally:
+                go.set()  # else an app that ignores its cancellation would keep a failure from being seen
             await until(lambda: not room.state.connections)
             await until(lambda: free(room))
             assert len(room.state.entrance.admission.connections) == 0
