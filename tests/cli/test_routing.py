@@ -33,7 +33,8 @@ ROUTES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("admission", [{}, ADMISSION, {"clients": {"rate": "1/s"}}, {"concurrency": True}])
 def test_the_gates_told_are_those_that_admission_enters_in_their_order(admission: Any) -> None:
     told = routing(ROUTES, admission)
-    prepared = Gates().prepare(read_admission(admission), read_routes(ROUTES))
+    # With the queue the process's limit says how many may leave it, and is no gate on the way in.
+    prepared = Gates().prepare(read_admission({**admission, "queue": False}), read_routes(ROUTES))
     entered = {lane.name: [(type(gate).kind, gate.name) for gate in lane.gates] for lane in prepared.lanes}
     entered["others"] = [(type(gate).kind, gate.name) for gate in prepared.others.gates]
     kinds = {"clients": "rate_limit", "concurrency": "adaptive_limit"}
