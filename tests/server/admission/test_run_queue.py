@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -342,7 +343,7 @@ def overloaded(
             at, key = coming[place]
             place += 1
             now += READ
-            queue.push((at, key), arrived=(before + looked) / 2, rank=sources[key][1], key=key)
+            queue.push((at, key), arrived=(before + looked) / 2, rank=sources[key][1], key=crc32(str(key).encode()))
         for at, key in queue.expire(now):
             now += REFUSE
             refused[key] += at > 1.0
