@@ -111,6 +111,7 @@ def test_a_default_file_that_goes_away_is_a_mistake_and_does_not_take_its_settin
     assert found.document().values.get("routes") is None, "there was none"
     (tmp_path / FILE).write_text('[[routes]]\nmatch = "/a"\n')
     assert len(found.document().values["routes"]) == 1
+    found.keep()
     (tmp_path / FILE).unlink()
     with pytest.raises(ConfigErrors, match=FILE):
         found.document()
@@ -121,4 +122,14 @@ def test_a_default_file_that_goes_away_is_a_mistake_and_does_not_take_its_settin
         source(tmp_path).document()
     (tmp_path / FILE).unlink()
     (tmp_path / FILE).write_text("")
+    assert "routes" not in found.document().values
+
+
+def test_a_default_file_that_never_held_may_go_away_again(tmp_path: Path) -> None:
+    found = source(tmp_path)
+    found.document()
+    found.keep()
+    (tmp_path / FILE).write_text('[[routes]]\nmatch = "/a"\n')
+    found.document()  # and no generation would serve with it
+    (tmp_path / FILE).unlink()
     assert "routes" not in found.document().values

@@ -68,7 +68,7 @@ class SettingsSource:
     ) -> None:
         self.directory = directory
         self.config = config
-        self._seen = False
+        self._found = self._kept = False
         self.directories = tuple(directory / name for name in config_dirs)
         self.schema = make_schema()
         given = {name: value for name, value in flags.items() if value is not None and value != ()}
@@ -83,13 +83,17 @@ class SettingsSource:
 
     @property
     def file(self) -> Path | None:
-        """The settings file, or None when none is given and none has ever lain in the directory.
+        """The settings file, or None when none is given and none lies in the directory.
 
-        One that was there and is gone is a mistake, as is a link that leads nowhere: nobody means to take all limits
+        One that holds and is gone is a mistake, as is a link that leads nowhere: nobody means to take all limits
         away with it, and a service that starts again without the file has none.
         """
-        self._seen = self._seen or os.path.lexists(self.files[0])
-        return self.files[0] if self.config or self._seen else None
+        self._found = os.path.lexists(self.files[0])
+        return self.files[0] if self.config or self._found or self._kept else None
+
+    def keep(self) -> None:
+        """What was read last holds now: if a settings file lay there, it has to stay."""
+        self._kept = self._kept or self._found
 
     def document(self) -> Document:
         """All layers as they are now. Raises ``ConfigErrors`` with all that is wrong in them."""

@@ -46,6 +46,9 @@ class Source(Protocol):
     def document(self) -> Document:
         """All layers as they are now. Raises ``ConfigErrors``."""
 
+    def keep(self) -> None:
+        """What was read last holds now."""
+
     def overlay(self) -> Document:
         """The variables and flags alone. Raises ``ConfigErrors``."""
 
@@ -90,6 +93,7 @@ def begin(source: Source, resumed: "Resumed | None" = None) -> Beginning:
     start = start_document(
         lambda: checked(source.document()), source.schema, history, amend=lambda good: checked(overlay.over(good))
     )
+    source.keep()  # also when it is the last good one: that came from the file that is broken now
     good = history.last_good
     version = good[0] if good is not None and good[1] == start.document else None
     live = Live(source.schema, start.document, history=history, version=version, noted=False)

@@ -194,6 +194,7 @@ class Configurator:
             raise
         if proposal == self._read:
             self.refused, self.start_reason = (), ""
+            self._source.keep()
         if applied.changes:
             self.applied_count += 1
             self._by = (who, why, time.time())
