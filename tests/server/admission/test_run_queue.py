@@ -25,10 +25,15 @@ from holdfast.server.admission.run_queue import (
 )
 
 
+def line(name: object) -> int:
+    """A key with a line of its own: a text's hash is another in each run, and may meet another text's."""
+    return crc32(str(name).encode())
+
+
 def filled(*keys: Any, rank: int = 0, classes: int = 1) -> RunQueue[Any]:
     queue: RunQueue[Any] = RunQueue(classes)
     for number, key in enumerate(keys):
-        queue.push(f"{key}{number}", arrived=0.0, rank=rank, key=key)
+        queue.push(f"{key}{number}", arrived=0.0, rank=rank, key=line(key))
     return queue
 
 
@@ -49,9 +54,9 @@ def test_lines_take_turns() -> None:
 def test_a_new_line_goes_first_and_one_that_comes_and_goes_does_not() -> None:
     queue = filled("a", "a", "a", "a")
     assert queue.pop() == "a0"
-    queue.push("b", arrived=0.0, rank=0, key="b")
+    queue.push("b", arrived=0.0, rank=0, key=line("b"))
     assert queue.pop() == "b"
-    queue.push("again", arrived=0.0, rank=0, key="b")  # its line is not new any more
+    queue.push("again", arrived=0.0, rank=0, key=line("b"))  # its line is not new any more
     assert taken(queue, 3) == ["a1", "again", "a2"]
 
 
@@ -69,7 +74,7 @@ def test_a_burst_may_wait_and_who_waits_for_longer_begins_an_overload() -> None:
     late = queue.patience + 0.001
     assert queue.expire(late) == ["a0", "b1"]
     assert queue.overloaded(late)
-    queue.push("c", arrived=late, rank=0, key="a")
+    queue.push("c", arrived=late, rank=0, key=line("a"))
     assert queue.expire(late + queue.target - 0.001) == []
     assert queue.expire(late + queue.target + 0.001) == ["c"]
     assert (len(queue), queue.expired) == (0, 3)
@@ -157,17 +162,17 @@ def test_where_there_is_no_room_the_longest_line_of_the_least_critical_pays(monk
     monkeypatch.setattr(run_queue, "LENGTH_LIMIT", 4)
     queue: RunQueue[str] = RunQueue(2)
     for name in ("a1", "a2", "a3", "b1"):
-        assert queue.push(name, arrived=0.0, rank=0, key=name[0])[1] is None
-    assert queue.push("b2", arrived=0.0, rank=0, key="b")[1] == "a3"
-    assert queue.push("c1", arrived=0.0, rank=1, key="c")[1] in ("a2", "b2")
-    entry, out = queue.push("a4", arrived=0.0, rank=0, key="a")
+        assert queue.push(name, arrived=0.0, rank=0, key=line(name[0]))[1] is None
+    assert queue.push("b2", arrived=0.0, rank=0, key=line("b"))[1] == "a3"
+    assert queue.push("c1", arrived=0.0, rank=1, key=line("c"))[1] in ("a2", "b2")
+    entry, out = queue.push("a4", arrived=0.0, rank=0, key=line("a"))
     assert out is not None
     assert entry.gone == (out == "a4")
     assert len(queue) == 4
     for number in range(10):
-        queue.push(f"d{number}", arrived=0.0, rank=1, key="d")
+        queue.push(f"d{number}", arrived=0.0, rank=1, key=line("d"))
     assert len(queue) == 4
-    _, out = queue.push("late", arrived=0.0, rank=0, key="e")
+    _, out = queue.push("late", arrived=0.0, rank=0, key=line("e"))
     assert out == "late"  # all places are taken by more critical ones
     assert queue.evicted == 14
 
@@ -175,7 +180,7 @@ def test_where_there_is_no_room_the_longest_line_of_the_least_critical_pays(monk
 def test_keys_take_no_memory() -> None:
     queue: RunQueue[int] = RunQueue(1)
     for number in range(20_000):
-        queue.push(number, arrived=float(number), rank=0, key=f"key {number}")
+        queue.push(number, arrived=float(number), rank=0, key=line(number))
         if number % 2:
             queue.pop()
         else:
@@ -343,7 +348,7 @@ def overloaded(
             at, key = coming[place]
             place += 1
             now += READ
-            queue.push((at, key), arrived=(before + looked) / 2, rank=sources[key][1], key=crc32(str(key).encode()))
+            queue.push((at, key), arrived=(before + looked) / 2, rank=sources[key][1], key=line(key))
         for at, key in queue.expire(now):
             now += REFUSE
             refused[key] += at > 1.0
@@ -417,10 +422,10 @@ def test_after_an_overload_everything_is_as_before() -> None:
 def test_who_sends_much_more_pays_although_the_lines_are_equally_short() -> None:
     queue: RunQueue[str] = RunQueue(1, target=0.01, patience=0.5)
     for number in range(100):
-        queue.push(f"old {number}", arrived=number / 100, rank=0, key="loud")
+        queue.push(f"old {number}", arrived=number / 100, rank=0, key=line("loud"))
     queue.expire(2.0)  # more than can be done: from now on 10 ms is the most
-    queue.push("light", arrived=2.0, rank=0, key="light")
-    queue.push("loud", arrived=2.005, rank=0, key="loud")
+    queue.push("light", arrived=2.0, rank=0, key=line("light"))
+    queue.push("loud", arrived=2.005, rank=0, key=line("loud"))
     assert queue.expire(2.012) == ["loud"]
     assert queue.pop() == "light"
 
