@@ -320,7 +320,6 @@ def test_threads_together_get_exactly_as_many_faults_as_allowed() -> None:
         ({"corrupt": lambda result: "odd"}, OK),
         ({"corrupt": lambda result: 1 / 0}, OK),
     ],
-    ids=str,
 )
 def test_a_fault_is_judged_as_the_real_thing_would_be(settings: Any, verdict: Verdict) -> None:
     classify = Classifier(ignore=(KeyError,), record=(OSError,), failed=lambda result: result == "bad")
