@@ -20,10 +20,20 @@ READ_SIZE = 256 * 1024
 """The most that a loop delivers at once."""
 KEPT_BODY = 64 * 1024
 """Bytes of a refused request's body that are read and dropped so that its connection can stay."""
+MAX_HEADERS = 256
+"""Header lines of a request. A header costs more than its bytes: the line of four bytes that fits 16,000 times into a
+head takes a hundred of memory, and each look for a header passes it. Apache, gunicorn, Kestrel, Envoy and hyper take
+100 by default, aiohttp 128, Node and nginx 1,000; Go, uvicorn, h11 and httptools count bytes only."""
 
 _NOTED = frozenset((b"expect", b"content-length", b"host"))
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(?:\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
 _VERSIONS = frozenset(("1.1", "1.0"))
+_USUAL = (b"/", b"*")  # what nearly every target begins with
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)([^#]*)(?:#.*)?", re.DOTALL)
+
+
+def _too_many_headers() -> Refusal:
+    return Refusal(431, f"The request has more than {MAX_HEADERS} headers.")
 
 
 class ReadingProtocol(ClosingProtocol):
@@ -75,7 +85,7 @@ class ReadingProtocol(ClosingProtocol):
                 if not isinstance(refusal, ValueError | httptools.HttpParserError | None):
                     logger.error("a fault of the server itself, answered with 400", exc_info=exc)
                 refusal = Refusal(400, "The request is not valid HTTP/1.1.")
-            self.refuse(refusal)
+            self._turn_down(refusal)
         else:
             if self.in_message:
                 self._measure()
@@ -86,11 +96,17 @@ class ReadingProtocol(ClosingProtocol):
         if self.in_head:
             self.head_size = max(1, self.head_size + self.chunk_size)
             if self.head_size > limit:
-                self.refuse(header_too_large(self.settings))
+                self._turn_down(header_too_large(self.settings))
+            elif len(self.headers) > MAX_HEADERS:
+                self._turn_down(_too_many_headers())
         else:
             self.raw_size += self.chunk_size
             if self.raw_size > limit + READ_SIZE + MAX_FRAMING * self.body_size:
-                self.refuse(Refusal(400, "The request's body is mostly padding between its chunks."))
+                self._turn_down(Refusal(400, "The request's body is mostly padding between its chunks."))
+
+    def _turn_down(self, refusal: Refusal) -> None:
+        self.headers = []  # maybe thousands: the connection lingers, and nobody needs them
+        self.refuse(refusal)
 
     def on_message_begin(self) -> None:
         if self.ending:
@@ -128,6 +144,8 @@ class ReadingProtocol(ClosingProtocol):
     def checked_version(self) -> str:
         """The head's version of HTTP, once all of it is there. Raises ``Refusal`` for a head that is none."""
         settings = self.settings
+        if len(self.headers) > MAX_HEADERS:  # once for each head: what one read brings costs no more than its bytes do
+            raise _too_many_headers()
         if self.head_size > 0 or self.chunk_size > settings.max_header_size:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > settings.max_header_size:
@@ -137,7 +155,26 @@ class ReadingProtocol(ClosingProtocol):
             raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are served here.")
         if self.hosts > 1 or (self.hosts == 0 and version == "1.1"):  # RFC 9112, 3.2
             raise Refusal(400, f"The request has {self.hosts} Host headers, it needs one.")
+        if self.url[:1] not in _USUAL:
+            self._take_authority()
         return version
+
+    def _take_authority(self) -> None:
+        """Of a target that is a whole address, as proxies get it, make what other requests say: its path, and its host
+        in the place of the Host header's (RFC 9112, 3.2.2). Routes, the app and a WebSocket then see one request."""
+        found = _ABSOLUTE.fullmatch(self.url)
+        if found is None:
+            return  # not an address: the parser of targets says so
+        authority, target = found.groups()
+        if not authority or not _HOST.fullmatch(authority):
+            raise Refusal(400, "The request's target is an address without a valid host.")
+        self.host = authority.decode()
+        self.url = target if target[:1] == b"/" else b"/" + target
+        place = next((number for number, (name, _) in enumerate(self.headers) if name == b"host"), None)
+        if place is None:
+            self.headers.append((b"host", authority))
+        else:
+            self.headers[place] = (b"host", authority)
 
     def has_body(self, limit: int) -> bool:
         """Whether the message that is being read has a body of more than ``limit`` bytes, or one of unknown length."""
