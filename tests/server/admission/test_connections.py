@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.server.admission.connections import SHARED, TOGETHER, Connections
+from holdfast.server.admission.connections import SEEN_OFF_LIMIT, SHARED, TOGETHER, Connections
 
 
 def test_a_client_has_as_many_as_it_may_have() -> None:
@@ -74,3 +74,14 @@ def test_no_table_grows_and_no_count_is_wrong(limit: int, steps: list[tuple[str,
     for key in held:
         connections.give_back(key)
     assert len(connections) == 0
+
+
+def test_only_so_many_refused_connections_are_seen_off_at_a_time() -> None:
+    connections = Connections(1)
+    assert [connections.see_off() for _ in range(SEEN_OFF_LIMIT + 2)] == [True] * SEEN_OFF_LIMIT + [False] * 2
+    connections.seen_off()
+    assert connections.see_off()
+    assert not connections.see_off()
+    for _ in range(SEEN_OFF_LIMIT):
+        connections.seen_off()
+    assert connections.leaving == 0

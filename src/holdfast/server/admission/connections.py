@@ -8,6 +8,10 @@ TOGETHER: Final = "together"
 """The key under which they are."""
 SHARED: Final = 100
 """How many times the limit of one client they have."""
+SEEN_OFF_LIMIT: Final = 128
+"""Refused connections that are told why and seen to their end, at the same time: they count for nobody any more, and
+each keeps a descriptor until its client has read the answer and gone, or for the ``linger`` of ``HttpSettings``. What
+comes beyond them is closed at once."""
 
 
 class Connections:
@@ -23,6 +27,8 @@ class Connections:
         self.refused = 0
         self.crowded = 0
         """Times that a client was counted together with others."""
+        self.leaving = 0
+        """Connections that are seen off."""
         self._clients = clients
         self._counts: dict[str, int] = {}
 
@@ -52,6 +58,17 @@ class Connections:
             self._counts[key] = count
         else:
             del self._counts[key]
+
+    def see_off(self) -> bool:
+        """Whether a connection that ``take`` has refused may be told why. If so ``seen_off`` must be called once."""
+        if self.leaving >= SEEN_OFF_LIMIT:
+            return False
+        self.leaving += 1
+        return True
+
+    def seen_off(self) -> None:
+        """A connection of which ``see_off`` said yes has ended."""
+        self.leaving -= 1
 
     def held(self, key: str) -> int:
         """How much ``key`` has open."""

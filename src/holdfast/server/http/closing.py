@@ -6,10 +6,12 @@ import select
 import socket
 import struct
 import sys
+from collections.abc import Callable
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from holdfast.core.errors import BulkheadFull
 from holdfast.server.http.state import EngineState
 
 if sys.platform != "win32":
@@ -66,6 +68,20 @@ class ClosingProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
         self._unsent = self._count_unsent() + 1
         self.look_at_peer()
+
+    def see_off(self, error: BulkheadFull) -> Callable[[], None] | None:
+        """End a connection that its client has too many of, and say why: what is to be called when it has ended. None
+        when too many are being told already: it ends at once."""
+        state, entrance = self.state, self.state.entrance
+        connections = entrance.admission.connections
+        state.refused += 1
+        if not connections.see_off():
+            self.transport.abort()
+            return None
+        _, answer = entrance.answers.answer(error, defaults=state.default_headers, close=True)
+        self.transport.write(answer)
+        self.end(linger=self.transport.can_write_eof())
+        return connections.seen_off
 
     def look_at_peer(self) -> None:
         """The peer may take its time as long as it reads; then it has a moment for its own end of the connection."""

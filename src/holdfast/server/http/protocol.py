@@ -45,7 +45,7 @@ class HttpProtocol(ReadingProtocol):
         self.listener = listener
         self.active: Cycle | None = None  # the one being answered; self.cycle is the one being read
         self.peer: Peer
-        self.admitted = False  # its connection is counted
+        self.give_back: Callable[[], None] | None = None  # what has counted its connection
         self.ticket: Ticket | None = None  # of a WebSocket that is about to begin
         self.upgrading = False
         self.migratable = False
@@ -62,12 +62,9 @@ class HttpProtocol(ReadingProtocol):
         try:
             self.peer = entrance.admission.connect(None if self.client is None else self.client[0])
         except BulkheadFull as error:
-            self.state.refused += 1
-            _, answer = entrance.answers.answer(error, defaults=self.state.default_headers, close=True)
-            self.transport.write(answer)
-            self.finish(unread=True)
+            self.give_back = self.see_off(error)
             return
-        self.admitted = True
+        self.give_back = partial(entrance.admission.disconnect, self.peer)
         if self.state.draining:  # accepted before the drain began, attached only now
             self.loop.call_soon(self.drain_step)
 
@@ -80,8 +77,8 @@ class HttpProtocol(ReadingProtocol):
         if self.ticket is not None:
             self.ticket.exit(IGNORED)
         self.connections.discard(self)
-        if self.admitted:
-            self.state.entrance.admission.disconnect(self.peer)
+        if self.give_back is not None:
+            self.give_back()
         self.state.moving.pop(self, None)
         self.flow.resume_writing()
         self.parser = cast("Any", None)
