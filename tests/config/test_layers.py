@@ -18,9 +18,9 @@ from holdfast.config.layers import (
     from_flags,
     read_document,
     table_in,
-    without_newline,
 )
 from holdfast.config.mistakes import ConfigErrors
+from holdfast.config.reading import without_newline
 from holdfast.core.errors import ConfigError
 
 

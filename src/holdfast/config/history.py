@@ -16,11 +16,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from holdfast.config.diff import Changes
 from holdfast.config.document import Document
 from holdfast.config.mistakes import each
 from holdfast.config.reading import read_file
@@ -28,6 +27,9 @@ from holdfast.config.schema import Schema
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.config.diff import Changes
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class History:
         with self._lock:
             return self._good
 
-    def applied(self, snapshot: Snapshot, changed: Changes | None, *, at: float, who: str, why: str) -> None:
+    def applied(self, snapshot: Snapshot, changed: "Changes | None", *, at: float, who: str, why: str) -> None:
         """Note that ``snapshot`` holds now. In memory; ``write`` takes it to the disk."""
         told = changed.items if changed is not None else ()
         entry = Entry(

@@ -16,7 +16,7 @@ from typing import Any, Final
 from holdfast.config.document import DEPTH_LIMIT, Document, Layer, Mark, Origin, checked, merged
 from holdfast.config.lines import lines_of
 from holdfast.config.mistakes import Place, all_of, parse_place, place_text, printable
-from holdfast.config.reading import decoded, read_directory, read_file
+from holdfast.config.reading import decoded, read_directory, read_file, without_newline
 from holdfast.core.errors import ConfigError
 
 VARIABLES: Final = "HOLDFAST__"
@@ -130,11 +130,6 @@ def from_flags(flags: Mapping[str, object], *, options: Mapping[str, str] | None
             raise ConfigError(printable(name), None, "a path such as section.key", source="flags") from None
         leaves.add(place, value, (options or {}).get(name, name))
     return leaves.document()
-
-
-def without_newline(text: str) -> str:
-    """``text`` without the newline at its end, which editors and shells add."""
-    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 def table_in(text: str) -> Any:

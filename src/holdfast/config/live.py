@@ -5,11 +5,10 @@ import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from holdfast.config.diff import Changes, changes
 from holdfast.config.document import Document
 from holdfast.config.history import History
 from holdfast.config.hooks import CHANGE_TIMEOUT, CHECK_TIMEOUT, HOOKS_LIMIT, Check, Hook, looked_at
@@ -21,6 +20,9 @@ from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.errors import ConfigError, Overloaded
 from holdfast.core.watch import Watch
 
+if TYPE_CHECKING:
+    from holdfast.config.diff import Changes
+
 PENDING_LIMIT: Final = 16
 """Proposals that may wait for their turn."""
 TURN_TIMEOUT: Final = 60.0
@@ -31,7 +33,7 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that closing waits for the disk."""
 
 Proposal: TypeAlias = Document | Callable[[], Document]
-Confirm: TypeAlias = Callable[[Snapshot, Changes], Awaitable[Collection[Place] | None]]
+Confirm: TypeAlias = Callable[[Snapshot, "Changes"], Awaitable[Collection[Place] | None]]
 """The last word on a proposal, of somebody outside: with the snapshot as it would be. A ``ConfigError`` refuses.
 
 It may return the places of values that are secret, which it knows and the schema does not.
@@ -46,7 +48,7 @@ class Applied(msgspec.Struct, frozen=True):
     """
 
     snapshot: Snapshot
-    changes: Changes
+    changes: "Changes"
     new_generation: bool = False
     deaf: tuple[str, ...] = ()
 
@@ -142,6 +144,8 @@ class Live:
         Raises ``Overloaded`` when ``PENDING_LIMIT`` others wait, or the turn does not come. A cancellation before
         the swap leaves everything as it was; after it, the hooks are told all the same.
         """
+        from holdfast.config.diff import changes  # with the first change: many a worker never sees one
+
         who, why = str(who), str(why)
         async with self._in_turn():
             try:

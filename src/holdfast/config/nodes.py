@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
 import msgspec
 
 from holdfast.config.secret import EXPECTED, Secret, named_secret
-from holdfast.config.typed import schema_of_path
 from holdfast.core.fields import fields_of
 from holdfast.core.kinds import LENGTHS, Kind, expected, kinds_of, metas_of
 from holdfast.core.settings import Settings, read_table
@@ -285,6 +284,10 @@ def _is_table(kind: type) -> bool:
 
 
 def _foreign(annotation: Any) -> Foreign:
+    if annotation is dict:  # any table, as it is
+        return Foreign(dict)
+    from holdfast.config.typed import schema_of_path  # most services have no types of their own
+
     try:
         msgspec.json.schema(annotation, schema_hook=schema_of_path)
     except (TypeError, RuntimeError, NotImplementedError) as error:

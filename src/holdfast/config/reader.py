@@ -6,7 +6,6 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from holdfast.config.document import Document, Mark
-from holdfast.config.layers import table_in
 from holdfast.config.mistakes import ERRORS_LIMIT, ConfigErrors, Place, Shown, each, place_text, steps_in
 from holdfast.config.nodes import (
     Either,
@@ -23,7 +22,6 @@ from holdfast.config.nodes import (
     phrase_of,
 )
 from holdfast.config.secret import Secret, base_of, blotted, is_reference, named_secret, resolve
-from holdfast.config.typed import read_foreign, read_model, secret_names
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Refused, expected, from_plain, from_text, nearest
 
@@ -271,6 +269,10 @@ class Reading:
         return self._note(place_text(place), None, phrase_of(node), place, QUIET)
 
     def _opaque(self, node: Opaque, value: Any, mark: Mark, place: Place) -> Any:
+        if node.type is dict and isinstance(value, dict) and not value:
+            return {}
+        from holdfast.config.typed import read_foreign, read_model, secret_names  # most services have no settings
+
         before = self.total
         names = secret_names(node.type) if isinstance(node, Model) else frozenset()
         value = self._noted(value, mark, place, names, False)
@@ -351,7 +353,7 @@ def _list_in(text: str) -> tuple[Any, bool]:
     """The list in bare ``text``, and whether its items are bare text too."""
     if text.lstrip().startswith("["):
         try:
-            return table_in(text), False
+            return _value_in(text), False
         except ValueError:
             pass  # [::1]:80,[::1]:81 is a list as well
     return [part.strip() for part in text.split(",") if part.strip()], True
@@ -375,8 +377,14 @@ def _put(value: Any, place: Place, new: Any) -> Any:
     return {**value, place[0]: _put(value[place[0]], place[1:], new)} if place else new
 
 
+def _value_in(text: str) -> Any:
+    from holdfast.config.layers import table_in  # with the parser of TOML: a worker is sent what has been parsed
+
+    return table_in(text)
+
+
 def _guess(text: str) -> Any:
     try:
-        return table_in(text)
+        return _value_in(text)
     except ValueError:
         return text

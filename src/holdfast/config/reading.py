@@ -170,3 +170,8 @@ def _opened(name: str, shown: str, directory: int | None, flags: int) -> Iterato
 
 def _unreadable(shown: str, error: OSError) -> ConfigError:
     return ConfigError(printable(shown), None, "a file that can be read", hint=error.strerror or "")
+
+
+def without_newline(text: str) -> str:
+    """``text`` without the newline at its end, which editors and shells add."""
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

@@ -10,10 +10,8 @@ from holdfast.config.document import Document, same
 from holdfast.config.mistakes import Place
 from holdfast.config.nodes import Either, Hidden, Items, Leaf, Mapped, Model, Node, Nodes, Table, form_of, holds_secret
 from holdfast.config.reader import FAILED, Reading
-from holdfast.config.schema_json import Emitter
 from holdfast.config.secret import named_secret
 from holdfast.config.snapshot import Snapshot
-from holdfast.config.typed import secret_names
 
 
 class Schema:
@@ -123,6 +121,8 @@ class Schema:
 
     def json_schema(self) -> dict[str, Any]:
         """A JSON Schema (draft 2020-12) of a document, for editors."""
+        from holdfast.config.schema_json import Emitter  # for editors: no service needs it while it runs
+
         return Emitter().document(self.sections)
 
     def _way(self, place: Place) -> list[tuple[bool, bool]]:
@@ -158,6 +158,8 @@ def _step(node: Node | None, key: str | int) -> tuple[Node | None, bool, bool]:
         case Hidden():
             return None, True, True
         case Model():
+            from holdfast.config.typed import secret_names  # most services have no models
+
             return node, key in secret_names(node.type), True
         case Either():
             steps = [_step(option, key) for option in node.options]

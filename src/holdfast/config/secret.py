@@ -10,8 +10,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeAlias
 from msgspec import Meta
 
 from holdfast.config.document import Origin
-from holdfast.config.layers import without_newline
-from holdfast.config.reading import decoded, read_file
+from holdfast.config.reading import decoded, read_file, without_newline
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader, Refused
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -20,6 +21,8 @@ MAX_FRAME = 1 << 20
 """Bytes of one message; a longer one is cut by whoever makes it, or the channel closes."""
 MAX_PENDING = 1 << 21
 """Bytes that may wait for a peer that does not read; beyond it messages are dropped."""
+DUMP_SIGNAL: signal.Signals = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
+"""Asks a worker for the stacks of its threads: no application is likely to use the last real-time signal."""
 _HEAD = struct.Struct("!I")
 
 

@@ -16,6 +16,7 @@ from msgspec import structs
 from holdfast.config.mistakes import Place
 from holdfast.core.errors import BootError, ConfigError
 from holdfast.supervisor.channel import (
+    DUMP_SIGNAL,
     Agreed,
     Answer,
     AnyMessage,
@@ -35,8 +36,6 @@ from holdfast.supervisor.channel import (
 
 State = Literal["booting", "ready", "draining", "gone"]
 
-DUMP_SIGNAL: signal.Signals = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
-"""Asks a worker for the stacks of its threads: no application is likely to use the last real-time signal."""
 DUMP_LIMIT = 1.0
 """Seconds to wait for the stacks."""
 DUMP_POLL = 0.02

@@ -22,6 +22,7 @@ from holdfast.core.errors import BootError, ConfigError
 from holdfast.supervisor import machine
 from holdfast.supervisor.application import Application, configure_log
 from holdfast.supervisor.channel import (
+    DUMP_SIGNAL,
     AnyMessage,
     Apply,
     Booting,
@@ -41,7 +42,6 @@ from holdfast.supervisor.channel import (
     frame,
     read_start,
 )
-from holdfast.supervisor.process import DUMP_SIGNAL
 
 logger = logging.getLogger("holdfast.worker")
 
