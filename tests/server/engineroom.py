@@ -24,6 +24,13 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 PATIENCE = 10.0
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+"""The headers of a request for a WebSocket; the key is the one of RFC 6455."""
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -221,6 +228,25 @@ def request(method: str, path: str, *headers: str, body: bytes = b"", version: s
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
+def gates(room: Room) -> dict[str, dict[str, Any]]:
+    """What each route's gates say of themselves."""
+    found: dict[str, dict[str, Any]] = room.state.entrance.admission.snapshot()["gates"]
+    return found
+
+
+def held(room: Room, route: str) -> int:
+    """How many places of the route's bulkhead are taken."""
+    found: int = gates(room)[route]["bulkhead"]["in_flight"]
+    return found
+
+
+def idle(room: Room) -> bool:
+    """Whether nobody holds anything."""
+    entrance = room.state.entrance
+    taken = [gate.get("in_flight", 0) for route in gates(room).values() for gate in route.values()]
+    return not (any(taken) or entrance.cycles or entrance.waiting or entrance.starter.running or room.state.tasks)
+
+
 async def answer(send: Any, body: bytes = b"", status: int = 200, *headers: tuple[bytes, bytes]) -> None:
     """A whole response with its length."""
     length = (b"content-length", b"%d" % len(body))
@@ -238,3 +264,19 @@ async def read_body(receive: Any) -> bytes:
         body += message["body"]
         more = message["more_body"]
     return body
+
+
+class Waits:
+    """An app that answers once it is let go, and notes what has begun."""
+
+    def __init__(self, body: bytes = b"here", *, going: bool = False) -> None:
+        self.body = body
+        self.go = asyncio.Event()
+        self.paths: list[str] = []
+        if going:
+            self.go.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.paths.append(scope["path"])
+        await self.go.wait()
+        await answer(send, self.body)

@@ -14,7 +14,7 @@ from holdfast.core.context import Criticality, current, remaining
 from holdfast.core.errors import ConfigError
 from holdfast.core.failure import ServiceError
 from holdfast.server.admission.settings import AdmissionSettings, read_admission, read_routes
-from server.engineroom import LOOPS, Room, answer, request, run, serving, until
+from server.engineroom import LOOPS, UPGRADE, answer, held, request, run, serving, until
 
 HELD = [{"match": "GET /held", "bulkhead": 1}]
 LOOPBACK = read_admission({"trusted_proxies": ["127.0.0.1"]})
@@ -66,16 +66,6 @@ class App:
         await send({"type": "websocket.accept"})
         await self.go.wait()
         await send({"type": "websocket.close"})
-
-
-def gates(room: Room) -> dict[str, Any]:
-    found: dict[str, Any] = room.state.entrance.admission.snapshot()["gates"]
-    return found
-
-
-def held(room: Room, route: str) -> int:
-    found: int = gates(room)[route]["bulkhead"]["in_flight"]
-    return found
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -154,14 +144,7 @@ def test_a_place_is_held_until_the_response_has_ended() -> None:
 def test_a_websocket_holds_its_place_to_the_end_and_is_refused_as_a_request_is() -> None:
     async def main() -> None:
         app = App()
-        upgrade = request(
-            "GET",
-            "/ws",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        )
+        upgrade = request("GET", "/ws", *UPGRADE)
         async with serving(app, routes=[{"match": "GET /ws", "bulkhead": 1, "criticality": "sheddable"}]) as room:
             first, second = await room.connect(), await room.connect()
             await first.send(upgrade)
@@ -182,14 +165,7 @@ def test_a_websocket_holds_its_place_to_the_end_and_is_refused_as_a_request_is()
 def test_a_websocket_whose_client_leaves_gives_its_place_back() -> None:
     async def main() -> None:
         app = App()
-        upgrade = request(
-            "GET",
-            "/ws",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        )
+        upgrade = request("GET", "/ws", *UPGRADE)
         admission = read_admission({"clients": {"connections": 1}})
         async with serving(app, admission=admission, routes=[{"match": "GET /ws", "bulkhead": 1}]) as room:
             first = await room.connect()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from holdfast.server.admission.settings import read_admission
-from server.engineroom import LOOPS, Client, Room, answer, read_body, request, run, serving, until
+from holdfast.server.http import engine
+from server.engineroom import LOOPS, UPGRADE, Client, Room, answer, idle, read_body, request, run, serving, until
 
 ADMISSION = {"trusted_proxies": ["127.0.0.1"], "concurrency": {}, "clients": {"connections": 40, "rate": "1000/s"}}
 ROUTES: list[dict[str, Any]] = [
@@ -33,7 +35,7 @@ HEADERS = [
     "Expect: 100-continue",
     "Connection: close",
 ]
-UPGRADE = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+UPGRADE_HEADERS = [line for line in UPGRADE if not line.startswith("Sec-WebSocket-Version")]
 ENDS = ["read", "close", "reset", "half", "leave"]
 GIVES_UP = 0.03
 """Seconds after which a client does not wait for more."""
@@ -93,7 +95,7 @@ def app_that_waits_for(go: asyncio.Event) -> Any:
 
 
 def upgrade(draw: Any) -> tuple[str, bytes]:
-    lines = [*UPGRADE, draw(st.sampled_from(["Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 9"]))]
+    lines = [*UPGRADE_HEADERS, draw(st.sampled_from(["Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 9"]))]
     lines += draw(st.sampled_from([[], [], ["Content-Length: 3"], ["Transfer-Encoding: chunked"]]))
     return "GET", request(draw(st.sampled_from(["GET", "GET", "POST"])), draw(st.sampled_from(UPGRADES)), *lines)
 
@@ -196,15 +198,11 @@ async def leave(client: Client, methods: list[str], end: str) -> None:
         client.close()
 
 
-def free(room: Room) -> bool:
-    entrance = room.state.entrance
-    held = [gate.get("in_flight", 0) for route in gates(room).values() for gate in route.values()]
-    return not (any(held) or entrance.cycles or entrance.waiting or entrance.starter.running or room.state.tasks)
-
-
-def gates(room: Room) -> dict[str, dict[str, dict[str, Any]]]:
-    found: dict[str, dict[str, dict[str, Any]]] = room.state.entrance.admission.snapshot()["gates"]
-    return found
+@pytest.fixture(autouse=True, scope="module")
+def stubborn_apps_are_soon_given_up() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "CANCEL_LIMIT", 0.05)
+        yield
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -218,7 +216,7 @@ def test_whatever_ends_a_request_its_places_come_free(
     async def main() -> None:
         go = asyncio.Event()
         admission = read_admission({**ADMISSION, "queue": queue})
-        timed: dict[str, Any] = {"header_timeout": 1.0, "linger": 0.1, "stream_grace": 0.01, "close_timeout": 0.1}
+        timed: dict[str, Any] = {"header_timeout": 1.0, "linger": 0.02, "stream_grace": 0.01, "close_timeout": 0.1}
         async with serving(app_that_waits_for(go), admission=admission, routes=ROUTES, **timed) as room:
             rng = random.Random(number)
             try:
@@ -231,7 +229,7 @@ def test_whatever_ends_a_request_its_places_come_free(
             finally:
                 go.set()  # else an app that ignores its cancellation would keep a failure from being seen
             await until(lambda: not room.state.connections)
-            await until(lambda: free(room))
+            await until(lambda: idle(room))
             assert len(room.state.entrance.admission.connections) == 0
             assert not room.failures, room.failures
 

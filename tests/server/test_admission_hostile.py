@@ -7,39 +7,27 @@ from typing import Any
 import pytest
 
 from holdfast.server.admission.settings import read_admission
-from server.engineroom import LOOPS, Client, Room, answer, intake_pair, read_body, request, run, serving, until
-from server.test_admission import held
-
-UPGRADE = (
-    "Connection: Upgrade",
-    "Upgrade: websocket",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+from holdfast.server.http import protocol
+from server.engineroom import (
+    LOOPS,
+    UPGRADE,
+    Client,
+    Room,
+    Waits,
+    answer,
+    held,
+    idle,
+    intake_pair,
+    read_body,
+    request,
+    run,
+    serving,
+    until,
 )
+
 LOOPBACK = read_admission({"trusted_proxies": ["127.0.0.1"]})
 WS = [{"match": "GET /ws", "bulkhead": 4, "name": "ws"}]
 HELD = [{"match": "/held", "bulkhead": 4, "name": "held"}]
-
-
-class Waits:
-    """Answers once it is let go, and notes what has begun."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.paths: list[str] = []
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.paths.append(scope["path"])
-        await self.go.wait()
-        await answer(send, b"done")
-
-
-def idle(room: Room) -> bool:
-    """Whether nobody holds anything."""
-    entrance = room.state.entrance
-    gates = entrance.admission.snapshot()["gates"].values()
-    held = [gate.get("in_flight", 0) for route in gates for gate in route.values()]
-    return not (any(held) or entrance.cycles or entrance.starter.running or entrance.waiting or room.state.tasks)
 
 
 def connection(room: Room) -> Any:
@@ -107,8 +95,7 @@ def test_a_time_limit_that_is_over_before_the_app_has_begun_keeps_no_place(loop:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_client_that_goes_before_an_app_that_must_finish_has_begun_keeps_no_place(loop: str) -> None:
     async def main() -> None:
-        app = Waits()
-        app.go.set()
+        app = Waits(going=True)
         async with serving(
             app, routes=[{"match": "/held", "bulkhead": 4, "name": "held", "must_finish": True}]
         ) as room:
@@ -168,7 +155,11 @@ def test_pipelined_requests_hold_no_place_before_it_is_their_turn(loop: str) -> 
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("waiting", [1, 3])
-def test_a_client_that_leaves_pipelined_requests_behind_is_missed(loop: str, waiting: int) -> None:
+def test_a_client_that_leaves_pipelined_requests_behind_is_missed(
+    loop: str, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "CHECK_INTERVAL", 0.05)  # else each waits for a second
+
     async def main() -> None:
         for polite in (False, True):
             app = Waits()

@@ -1,32 +1,17 @@
 """Requests that wait for their turn, on real connections."""
 
 import asyncio
-from typing import Any
 
 import msgspec
 import pytest
 
-from server.engineroom import LOOPS, answer, run, serving, until
-
-
-class App:
-    """Answers when it is told to."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.paths: list[str] = []
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.paths.append(scope["path"])
-        await self.go.wait()
-        await answer(send, b"here")
+from server.engineroom import LOOPS, Waits, run, serving, until
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_requests_get_their_turn_and_every_one_is_answered(loop: str) -> None:
     async def main() -> None:
-        app = App()
-        app.go.set()
+        app = Waits(going=True)
         async with serving(app) as room:
             clients = [await room.connect() for _ in range(50)]
             answers = await asyncio.gather(*(client.get(f"/{number}") for number, client in enumerate(clients)))
@@ -41,7 +26,7 @@ def test_requests_get_their_turn_and_every_one_is_answered(loop: str) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_who_waits_for_too_long_is_told_so_and_keeps_its_connection(loop: str) -> None:
     async def main() -> None:
-        app = App()
+        app = Waits()
         async with serving(app) as room:
             room.state.entrance.starter.limit = 1
             first, second = await room.connect(), await room.connect()
@@ -63,7 +48,7 @@ def test_who_waits_for_too_long_is_told_so_and_keeps_its_connection(loop: str) -
 
 def test_the_body_of_a_refused_request_is_not_taken_for_the_next_one() -> None:
     async def main() -> None:
-        app = App()
+        app = Waits()
         async with serving(app) as room:
             room.state.entrance.starter.limit = 1
             first, second = await room.connect(), await room.connect()
@@ -82,7 +67,7 @@ def test_the_body_of_a_refused_request_is_not_taken_for_the_next_one() -> None:
 
 def test_a_client_that_leaves_while_it_waits_never_meets_the_app() -> None:
     async def main() -> None:
-        app = App()
+        app = Waits()
         async with serving(app) as room:
             starter = room.state.entrance.starter
             starter.limit = 1
@@ -104,7 +89,7 @@ def test_a_client_that_leaves_while_it_waits_never_meets_the_app() -> None:
 
 def test_what_waits_at_the_end_of_a_drain_is_answered() -> None:
     async def main() -> None:
-        app = App()
+        app = Waits()
         async with serving(app) as room:
             starter = room.state.entrance.starter
             starter.limit = 1
@@ -125,8 +110,7 @@ def test_what_waits_at_the_end_of_a_drain_is_answered() -> None:
 
 def test_pipelined_requests_are_answered_in_their_order() -> None:
     async def main() -> None:
-        app = App()
-        app.go.set()
+        app = Waits(going=True)
         async with serving(app) as room:
             client = await room.connect()
             await client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n" % number for number in range(5)))
