@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -24,8 +24,10 @@ from holdfast.server.http.protocol import HttpProtocol
 from holdfast.server.http.settings import HttpSettings
 from holdfast.server.http.state import EngineState, Listening
 from holdfast.server.http.uvicorn_config import configured
-from holdfast.server.http.websocket import WebSocketProtocol
-from holdfast.telemetry.access import AccessLog
+
+if TYPE_CHECKING:
+    from holdfast.server.http.websocket import WebSocketProtocol
+    from holdfast.telemetry.access import AccessLog
 
 logger = logging.getLogger("holdfast.http")
 
@@ -103,7 +105,11 @@ class HttpEngine:
         self._admission = admission or AdmissionSettings()
         self._routes = routes
         self._exempt = frozenset(exempt)
-        self._access = AccessLog(clock=clock) if settings.access_log else None
+        self._access: AccessLog | None = None
+        if settings.access_log:
+            from holdfast.telemetry import access  # most services log no requests
+
+            self._access = access.AccessLog(clock=clock)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._intake = intake[0] if intake else None
@@ -357,7 +363,7 @@ class HttpEngine:
         if self._paused and len(state.connections) < self._limit:
             self._go_on()
 
-    def _connections(self) -> list[HttpProtocol | WebSocketProtocol]:
+    def _connections(self) -> "list[HttpProtocol | WebSocketProtocol]":
         return cast("list[HttpProtocol | WebSocketProtocol]", list(self.state.connections))
 
     # -- ending
@@ -368,7 +374,7 @@ class HttpEngine:
         spread = min(settings.stream_spread, max(0.0, within - settings.stream_grace - settings.close_timeout))
         for connection in self._connections():
             delay = min(settings.stream_grace, within / 2) + self._rng.random() * spread
-            if isinstance(connection, WebSocketProtocol):
+            if not isinstance(connection, HttpProtocol):
                 connection.begin_drain(delay)
             elif connection.active is not None and connection.active.event_stream:
                 self._loop.call_later(delay, connection.active.end_stream)

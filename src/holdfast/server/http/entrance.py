@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from holdfast.core.clock import Clock
 from holdfast.core.context import Criticality
@@ -11,16 +11,18 @@ from holdfast.core.errors import DeadlineExceeded, Overloaded
 from holdfast.core.errortable import ErrorTable
 from holdfast.server.admission.admission import Admission, Peer
 from holdfast.server.admission.answers import Answers
-from holdfast.server.admission.chosen import Chosen
 from holdfast.server.admission.concurrency import Concurrency
 from holdfast.server.admission.patterns import Headers
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
 from holdfast.server.admission.starter import Starter
 from holdfast.server.http.alarms import Alarms
 from holdfast.server.http.cycle import LATE, Cycle
-from holdfast.telemetry.access import AccessLog
 from holdfast.telemetry.requestid import RequestIds
 from holdfast.telemetry.requests import RequestCounters
+
+if TYPE_CHECKING:
+    from holdfast.server.admission.chosen import Chosen
+    from holdfast.telemetry.access import AccessLog
 
 Client: TypeAlias = tuple[str, int] | None
 """Address and port as ASGI has them."""
@@ -45,7 +47,7 @@ class Entrance:
         routes: Sequence[RouteSettings],
         errors: ErrorTable,
         exempt: frozenset[str],
-        access: AccessLog | None,
+        access: "AccessLog | None",
     ) -> None:
         """``exempt`` are paths of health probes, which are neither counted nor refused nor logged."""
         self.admission = Admission(admission, routes, clock=clock)
@@ -198,11 +200,15 @@ class Entrance:
         cycle.turn_away(DRAINED if self._draining else SHED)
 
 
-def _governor(settings: AdmissionSettings) -> Concurrency | Chosen | None:
+def _governor(settings: AdmissionSettings) -> "Concurrency | Chosen | None":
     """What finds out how many handlers may run at a time. Without a queue nobody could wait for that."""
     if not settings.queue or settings.concurrency is False:
         return None
-    return Concurrency() if settings.limit is None else Chosen(settings.limit)
+    if settings.limit is None:
+        return Concurrency()
+    from holdfast.server.admission.chosen import Chosen  # with all algorithms: most services choose none
+
+    return Chosen(settings.limit)
 
 
 def _kind(scope: dict[str, Any]) -> Hashable:

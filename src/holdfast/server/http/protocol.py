@@ -18,7 +18,6 @@ from holdfast.server.http.cycle import Cycle
 from holdfast.server.http.reading import KEPT_BODY, ReadingProtocol
 from holdfast.server.http.refusal import Refusal, body_too_large
 from holdfast.server.http.state import EngineState
-from holdfast.server.http.websocket import WebSocketProtocol
 
 logger = logging.getLogger("holdfast.http")
 
@@ -262,6 +261,9 @@ class HttpProtocol(ReadingProtocol):
         self.upgrading = True
 
     def handle_websocket_upgrade(self) -> None:
+        # With the first one: what it stands on is a tenth of a worker's boot, and most services have no WebSockets.
+        from holdfast.server.http.websocket import WebSocketProtocol
+
         ticket, self.ticket = self.ticket, None
         self.state.moving.pop(self, None)  # from here on it is another protocol's connection
         make = partial(WebSocketProtocol, peer=self.peer, ticket=ticket, opening=cast("dict[str, Any]", self.scope))

@@ -1,12 +1,12 @@
 """What uvicorn's protocols want to be told."""
 
+import asyncio
 from typing import Any
 
 from uvicorn.config import Config
 
 from holdfast.server.http.protocol import HttpProtocol
 from holdfast.server.http.settings import HttpSettings
-from holdfast.server.http.websocket import WebSocketProtocol
 
 
 def configured(app: Any, settings: HttpSettings) -> Config:
@@ -14,7 +14,7 @@ def configured(app: Any, settings: HttpSettings) -> Config:
     config = Config(
         app,
         http=HttpProtocol,
-        ws=WebSocketProtocol,
+        ws="none",
         log_config=None,
         lifespan="off",
         interface="asgi3",
@@ -26,7 +26,7 @@ def configured(app: Any, settings: HttpSettings) -> Config:
     )
     config.loaded_app = app
     config.http_protocol_class = HttpProtocol
-    config.ws_protocol_class = WebSocketProtocol
+    config.ws_protocol_class = asyncio.Protocol  # any: the connection that is upgraded says which one
     config.encoded_headers = []
     config.ssl = None
     config.loaded = True
