@@ -32,8 +32,9 @@ from holdfast.lab.simulation import (
     exponential,
     fixed,
 )
-from holdfast.resilience.adaptive import AdaptiveLimit, AdaptiveLimitSettings
-from holdfast.resilience.limits import LIMITS, Limit
+from holdfast.resilience.adaptive import AdaptiveLimit
+from holdfast.resilience.limits.algorithms import LIMITS, Limit
+from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 from holdfast.resilience.retry import RetrySettings
 
 MEAN: Final = 0.002

@@ -25,7 +25,7 @@ from holdfast.resilience.adaptive import (
     OverloadBegan,
     OverloadEnded,
 )
-from holdfast.resilience.limits import LIMITS
+from holdfast.resilience.limits.algorithms import LIMITS
 from holdfast.resilience.limits.ranks import CALM_WINDOWS
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.resilience.adaptive import AdaptiveLimitSettings
+from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 from holdfast.server.admission.settings import AdmissionSettings, read_admission
 from server.engineroom import answer, run, serving, until
 

@@ -18,7 +18,7 @@ from holdfast.core.errors import (
 from holdfast.core.errortable import ErrorTable
 from holdfast.core.fields import Field
 from holdfast.core.settings import PolicySettings, Settings, settings_of
-from holdfast.resilience.adaptive import AdaptiveLimitSettings
+from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 from holdfast.server.admission.gates import OTHERS
 from holdfast.server.admission.identity import Key
 from holdfast.server.admission.patterns import ANY, Headers, Pattern

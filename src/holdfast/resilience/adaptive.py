@@ -1,22 +1,19 @@
 """AdaptiveLimit: finds out how many calls the server can work on at once, and refuses the least important others."""
 
 import time
-from collections.abc import Callable
 from math import ceil, inf
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 from zlib import crc32
 
 from holdfast.core.call import FAILED, OK, Call
 from holdfast.core.context import Criticality, current
-from holdfast.core.duration import Duration
 from holdfast.core.errors import Overloaded
 from holdfast.core.event import Event
 from holdfast.core.policy import Gate, accepts
-from holdfast.core.settings import FUNCTION, GateSettings, Seconds, about
-from holdfast.resilience.limits import LIMITS, QueueDelay
-from holdfast.resilience.limits.queue_delay import TARGET
+from holdfast.resilience.limits.algorithms import LIMITS, QueueDelay
 from holdfast.resilience.limits.ranks import Ranks
 from holdfast.resilience.limits.sample import Limit, Sample
+from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 
 SHARES: Final = {
     Criticality.SHEDDABLE: 0.15,
@@ -40,36 +37,6 @@ one: what is let through too much the limit catches, what is refused too much is
 REFUSED_BY_LIMIT: Final = "the limit of calls under way is reached"
 REFUSED_BY_RANK: Final = "more important calls take all the capacity"
 REFUSED_FOR_WAITING: Final = "the call has waited too long already"
-
-
-class AdaptiveLimitSettings(GateSettings, frozen=True):
-    """Settings of ``AdaptiveLimit``."""
-
-    algorithm: Annotated[
-        Literal["queue_delay", "gradient2", "vegas", "aimd", "envoy", "bbr", "go_zero"],
-        about("What finds the limit."),
-    ] = "queue_delay"
-    target: Annotated[
-        Seconds, about("How long the most important calls may queue; less important ones a share of it.", gt=0)
-    ] = Duration(TARGET)
-    initial: Annotated[int, about("The limit before anything is known.", ge=1)] = 20
-    minimum: Annotated[int, about("The limit is never below this.", ge=1)] = 1
-    maximum: Annotated[int, about("The limit is never above this.", ge=1)] = 1000
-    priorities: Annotated[
-        bool, about("Refuse the least critical calls first, and the same users; else whoever meets the limit.")
-    ] = True
-    window: Annotated[Seconds, about("The limit moves at most this often.", gt=0)] = Duration(0.1)
-    salt: Annotated[str, about("Change it, and other users are refused first.")] = ""
-    cpu: Annotated[
-        Callable[[], float] | None,
-        about(
-            "CPU seconds that the process has used; for bbr and go_zero. By default time.process_time.", reader=FUNCTION
-        ),
-    ] = None
-
-    def check(self) -> None:
-        if self.minimum > self.maximum:
-            raise self.wrong("minimum", f"at most maximum, which is {self.maximum}")
 
 
 class OverloadBegan(Event, frozen=True):

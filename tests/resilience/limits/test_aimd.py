@@ -2,7 +2,7 @@
 
 import pytest
 
-from holdfast.resilience.limits import Aimd, Sample
+from holdfast.resilience.limits.algorithms import Aimd, Sample
 
 
 def test_it_starts_where_it_is_told() -> None:

@@ -5,7 +5,7 @@ Both fill ten buckets of 100 ms; the last one is under way and does not count.
 
 import pytest
 
-from holdfast.resilience.limits import Bbr, Sample
+from holdfast.resilience.limits.algorithms import Bbr, Sample
 from holdfast.resilience.limits.bbr import COOL_OFF
 
 

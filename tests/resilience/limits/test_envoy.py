@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.resilience.limits import Envoy, Sample
+from holdfast.resilience.limits.algorithms import Envoy, Sample
 
 
 class Driven:

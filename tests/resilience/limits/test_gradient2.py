@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.resilience.limits import Gradient2, Sample
+from holdfast.resilience.limits.algorithms import Gradient2, Sample
 from holdfast.resilience.limits.gradient2 import LongAverage
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.resilience.limits import QueueDelay, Sample
+from holdfast.resilience.limits.algorithms import QueueDelay, Sample
 from holdfast.resilience.limits.queue_delay import PROBE_INTERVAL, SMALL, TARGET
 
 WINDOW = 0.1

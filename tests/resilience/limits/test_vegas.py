@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.resilience.limits import Sample, Vegas
+from holdfast.resilience.limits.algorithms import Sample, Vegas
 
 
 def vegas(**settings: Any) -> Vegas:

@@ -5,9 +5,9 @@ import pytest
 from holdfast.core.context import Criticality
 from holdfast.core.errors import ConfigError
 from holdfast.core.pipeline import POLICIES_LIMIT
-from holdfast.resilience.adaptive import AdaptiveLimitSettings
 from holdfast.resilience.breaker import Breaker
 from holdfast.resilience.bulkhead import Bulkhead, BulkheadSettings
+from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 from holdfast.resilience.ratelimit import RateLimit, RateLimitSettings
 from holdfast.resilience.throttle import Throttle
 from holdfast.server.admission.identity import Key

@@ -5,9 +5,10 @@ from collections.abc import Hashable
 from math import inf
 from typing import Any, Final
 
-from holdfast.resilience.adaptive import LONGEST_WINDOW, SAMPLES, AdaptiveLimitSettings
-from holdfast.resilience.limits import LIMITS, QueueDelay
+from holdfast.resilience.adaptive import LONGEST_WINDOW, SAMPLES
+from holdfast.resilience.limits.algorithms import LIMITS, QueueDelay
 from holdfast.resilience.limits.sample import Limit, Sample
+from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 
 
 class Chosen:
