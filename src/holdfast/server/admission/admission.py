@@ -8,7 +8,6 @@ from holdfast.core.call import IGNORED, OK, Call, Verdict
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import EMPTY, Context, Criticality
 from holdfast.core.errors import DeadlineExceeded, Rejected
-from holdfast.core.policy import Gate
 from holdfast.server.admission.answers import too_many_connections
 from holdfast.server.admission.connections import Connections
 from holdfast.server.admission.deadlines import Hearing, clamp
@@ -260,6 +259,10 @@ IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE
 
 def _steps(lane: Lane) -> tuple[tuple[Callable[[Call], Any], Leave | None], ...]:
     """What is called on the way in and on the way out, looked up once."""
+    if not lane.gates:  # the usual case; their class need not be imported then
+        return ()
+    from holdfast.core.policy import Gate
+
     return tuple((gate.enter, None if type(gate).exit is Gate.exit else gate.exit) for gate in lane.gates)
 
 

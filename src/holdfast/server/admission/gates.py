@@ -1,18 +1,18 @@
 """The gates of routes: made of their settings, and kept with what they have learned when the settings change."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from holdfast.core.clock import SYSTEM, Clock
 from holdfast.core.context import Criticality
-from holdfast.core.policy import Gate
 from holdfast.core.settings import GateSettings
-from holdfast.resilience.adaptive import AdaptiveLimit
-from holdfast.resilience.ratelimit import RateLimit, RateLimitSettings
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings, check_names
 from holdfast.server.admission.steps import Step
+
+if TYPE_CHECKING:  # policies are imported with the first that is asked for: most services have none here
+    from holdfast.core.policy import Gate
 
 OTHERS: Final = "others"
 """What requests that no route fits are called. They pass the gates of the process."""
@@ -22,7 +22,7 @@ class Lane(msgspec.Struct, frozen=True, eq=False):
     """One route's way in: its name and gates, outermost first, its time limit and its criticality."""
 
     name: str
-    gates: tuple[Gate[Any], ...]
+    gates: "tuple[Gate[Any], ...]"
     seconds: float | None = None
     criticality: Criticality | None = None
     must_finish: bool = False
@@ -36,9 +36,9 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
 
     lanes: tuple[Lane, ...]
     others: Lane
-    shared: dict[str, Gate[Any]]
-    changes: tuple[tuple[Gate[Any], GateSettings], ...]
-    owned: dict[str, tuple[Gate[Any], ...]]
+    shared: "dict[str, Gate[Any]]"
+    changes: "tuple[tuple[Gate[Any], GateSettings], ...]"
+    owned: "dict[str, tuple[Gate[Any], ...]]"
 
 
 class Gates:
@@ -63,9 +63,13 @@ class Gates:
         shared: dict[str, Gate[Any]] = {}
         clients = settings.per_client.limit()
         if clients is not None:
+            from holdfast.resilience.ratelimit import RateLimit
+
             shared["clients"] = self._kept(self._shared.get("clients"), RateLimit, clients, changes)
         # Where requests wait for their turn the limit says how many may begin, and is no gate.
         if settings.limit is not None and not settings.queue:
+            from holdfast.resilience.adaptive import AdaptiveLimit
+
             shared["concurrency"] = self._kept(self._shared.get("concurrency"), AdaptiveLimit, settings.limit, changes)
         owned: dict[str, tuple[Gate[Any], ...]] = {}
         lanes = []
@@ -90,7 +94,7 @@ class Gates:
         self._shared = prepared.shared
         self._owned = prepared.owned
 
-    def each(self) -> Iterable[tuple[str, Gate[Any]]]:
+    def each(self) -> "Iterable[tuple[str, Gate[Any]]]":
         """All gates, with the name of their route; those of the process have an empty one."""
         for gate in self._shared.values():
             yield "", gate
@@ -101,10 +105,10 @@ class Gates:
     def _of_step(
         self,
         step: Step,
-        before: tuple[Gate[Any], ...],
-        shared: dict[str, Gate[Any]],
-        changes: list[tuple[Gate[Any], GateSettings]],
-    ) -> Gate[Any] | None:
+        before: "tuple[Gate[Any], ...]",
+        shared: "dict[str, Gate[Any]]",
+        changes: "list[tuple[Gate[Any], GateSettings]]",
+    ) -> "Gate[Any] | None":
         if step.policy is None or step.settings is None:
             return shared.get("concurrency")
         name = step.settings.name or step.policy.kind
@@ -114,11 +118,13 @@ class Gates:
 
     def _kept(
         self,
-        old: Gate[Any] | None,
-        policy: type[Gate[Any]],
+        old: "Gate[Any] | None",
+        policy: "type[Gate[Any]]",
         settings: GateSettings,
-        changes: list[tuple[Gate[Any], GateSettings]],
-    ) -> Gate[Any]:
+        changes: "list[tuple[Gate[Any], GateSettings]]",
+    ) -> "Gate[Any]":
+        from holdfast.resilience.rates.settings import RateLimitSettings
+
         if isinstance(settings, RateLimitSettings) and settings.clock is None:
             settings = msgspec.structs.replace(settings, clock=self._clock)
         if old is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from holdfast.core.context import Criticality
 from holdfast.core.duration import Duration
@@ -10,13 +10,15 @@ from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader
 from holdfast.core.rate import RATE, Rate
 from holdfast.core.settings import SecondsText, Settings, about, placed, read_table
-from holdfast.resilience.adaptive import AdaptiveLimitSettings
-from holdfast.resilience.ratelimit import RateLimitSettings
+from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 from holdfast.server.admission.identity import Field, Key, Trust, parse_key
 from holdfast.server.admission.patterns import Pattern, parse_pattern
 from holdfast.server.admission.routes import ROUTES_LIMIT, RouteTable
 from holdfast.server.admission.run_queue import PATIENCE
 from holdfast.server.admission.steps import ADVICE, CONCURRENCY, ORDER, POLICIES, Step, read_policy, read_step
+
+if TYPE_CHECKING:
+    from holdfast.resilience.rates.settings import RateLimitSettings
 
 T = TypeVar("T")
 
@@ -140,10 +142,12 @@ class ClientsSettings(Settings, frozen=True):
     def owner(cls) -> str:
         return "clients"
 
-    def limit(self) -> RateLimitSettings | None:
+    def limit(self) -> "RateLimitSettings | None":
         """The rate limit that this is."""
         if self.rate is None:
             return None
+        from holdfast.resilience.rates.settings import RateLimitSettings  # most services have no limit for clients
+
         return RateLimitSettings(rate=self.rate, burst=self.burst, key=parse_key("client"), name="clients")
 
 

@@ -1,18 +1,17 @@
 """The policies of a route: gates and a time limit, and why it takes no others."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader, Refused, nearest
-from holdfast.core.pipeline import POLICIES_LIMIT
-from holdfast.core.policy import Gate
 from holdfast.core.settings import GateSettings, PolicySettings, placed, read_table
-from holdfast.resilience.ratelimit import RateLimitSettings
-from holdfast.resilience.timeout import TimeoutSettings
 from holdfast.server.admission.identity import parse_key
+
+if TYPE_CHECKING:  # a worker without policies in its file boots sooner
+    from holdfast.core.policy import Gate
 
 CONCURRENCY: Final = "concurrency"
 """In a list of policies: the place of the process's adaptive limit, which all routes share."""
@@ -35,7 +34,7 @@ ADVICE: Final = {
 class Step(msgspec.Struct, frozen=True):
     """One gate of a route: its class and settings. Without a class it is the process's adaptive limit."""
 
-    policy: type[Gate[Any]] | None = None
+    policy: "type[Gate[Any]] | None" = None
     settings: GateSettings | None = None
 
 
@@ -50,7 +49,9 @@ def read_step(kind: str, value: object, place: str = "") -> Step | float:
         return Step()
     if kind in ADVICE:
         raise ConfigError(place, None, "a gate or a time limit", hint=ADVICE[kind])
-    from holdfast.resilience.catalog import CATALOG  # all policies: a worker without any in its file boots sooner
+    from holdfast.core.policy import Gate
+    from holdfast.resilience.catalog import CATALOG  # all policies
+    from holdfast.resilience.timeout import TimeoutSettings
 
     if kind not in CATALOG.kinds:
         near = nearest(kind, [*ORDER, "timeout"])
@@ -75,7 +76,7 @@ def read_policy(schema: type[PolicySettings], value: object, place: str = "") ->
     if isinstance(value, schema):
         return value
     table = {} if value is True else dict(value) if isinstance(value, Mapping) else {schema.positional(): value}
-    if issubclass(schema, RateLimitSettings) and isinstance(table.get("key"), str):
+    if isinstance(table.get("key"), str) and _is_rate_limit(schema):
         try:
             table["key"] = parse_key(table["key"])
         except ValueError:
@@ -89,6 +90,12 @@ def read_policy(schema: type[PolicySettings], value: object, place: str = "") ->
         raise placed(error, place) from None
 
 
+def _is_rate_limit(schema: type[PolicySettings]) -> bool:
+    from holdfast.resilience.rates.settings import RateLimitSettings
+
+    return issubclass(schema, RateLimitSettings)
+
+
 def _inside(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
@@ -98,6 +105,8 @@ def _read_policies(value: object) -> tuple[Step | float, ...] | None:
         return None
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise ValueError
+    from holdfast.core.pipeline import POLICIES_LIMIT
+
     if len(value) > POLICIES_LIMIT:
         raise Refused(f"at most {POLICIES_LIMIT} policies")
     steps: list[Step | float] = []
