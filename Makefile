@@ -2,7 +2,7 @@
 # make test   every test
 # make check  style, types, floors, house rules
 # make bench  the comparison with other servers (installs them, and wrk where it may)
-.PHONY: run test unit e2e check format bench bench-policies soak versions clean
+.PHONY: run test unit e2e check format bench bench-policies soak fuzz versions clean
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
@@ -46,6 +46,9 @@ bench-policies:
 soak:
 	@scripts/setup dev
 	$(PYTHON) -m benchmarks.soak $(ARGS)
+
+fuzz:
+	@scripts/fuzz $(ARGS)
 
 versions:
 	@scripts/setup dev
