@@ -1,209 +1,378 @@
-import asyncio
-import contextlib
-from pathlib import Path
+import logging
+import random
+from collections.abc import Iterator
+from math import inf
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast.core.clock import VirtualClock
+from holdfast.core.context import Criticality
+from holdfast.core.errors import ConfigError, Overloaded
+from holdfast.server.admission.admission import Admission, Ticket
+from holdfast.server.admission.cgroup import Cgroup, Memory
 from holdfast.server.admission.pressure import (
-    BEAT,
-    DEPTH_LIMIT,
-    FILE_LIMIT,
-    RECENT,
-    SMOOTHING,
-    Cgroup,
-    LoopLag,
-    Reading,
-    read_file,
+    ABSENT_INTERVAL,
+    BACK,
+    HELPS,
+    INTERVAL,
+    LONGEST_INTERVAL,
+    SHARE,
+    STALLED,
+    START,
+    STEPS,
+    Pressure,
+    PressureSettings,
+    Shedding,
 )
+from holdfast.server.admission.settings import read_admission, read_routes
 
-FS = "/sys/fs/cgroup"
-
-
-def test_before_the_first_beat_nothing_is_known() -> None:
-    lag = LoopLag()
-    assert lag.mean is None
-    assert lag.worst is None
-    assert lag.at_least(100.0) is None
-    lag.beat(5.0)
-    assert lag.mean is None
+FS = "/sys/fs/cgroup/app"
 
 
-def test_a_beat_that_comes_late_moves_the_mean() -> None:
-    lag = LoopLag(1.0)
-    lag.begin(0.0)
-    lag.beat(1.5)
-    assert lag.mean == 0.5
-    lag.beat(2.5)
-    assert lag.mean == pytest.approx(0.5 * (1 - SMOOTHING))
-    lag.beat(3.0)  # early, as a timer may be: not late
-    assert lag.mean == pytest.approx(0.5 * (1 - SMOOTHING) ** 2)
-    assert lag.worst == 0.5
+class Group(Cgroup):
+    """A cgroup whose memory is what a test says."""
+
+    def __init__(self, share: float | None = 0.5, stalled: float | None = None) -> None:
+        super().__init__(lambda path: None)
+        self.share = share
+        self.stalled = stalled
+        self.looks = 0
+
+    def memory(self, closely: float = 0.0) -> Memory | None:
+        self.looks += 1
+        return None if self.share is None else Memory(self.share, self.stalled)
 
 
-def test_the_worst_is_that_of_the_last_beats() -> None:
-    lag = LoopLag(1.0)
-    lag.begin(0.0)
-    lag.beat(3.0)
-    now = 3.0
-    for _ in range(RECENT - 1):
-        now += 1.0
-        lag.beat(now)
-    assert lag.worst == 2.0
-    lag.beat(now + 1.25)
-    assert lag.worst == 0.25
+def judged(shedding: Shedding, *shares: float, began: float = 0.0) -> list[int]:
+    """What is refused at these shares, a second apart."""
+    return [shedding.judge(Memory(share), began + at) for at, share in enumerate(shares)]
 
 
-def test_a_loop_that_stands_still_is_known_to_be_late() -> None:
-    lag = LoopLag(1.0)
-    lag.begin(0.0)
-    assert lag.at_least(0.5) is None
-    assert lag.at_least(4.0) == 3.0
-    lag.beat(1.2)
-    assert lag.at_least(1.3) == pytest.approx(0.2)
-    assert lag.at_least(9.2) == pytest.approx(7.0)
+def test_one_class_after_the_other_is_refused_and_the_most_critical_never() -> None:
+    assert judged(Shedding(0.9), 0.0, 0.899, 0.901, 0.93, 0.941, 0.97, 0.981, 1.0, 1.2) == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+    assert judged(Shedding(0.5), 0.49, 0.51, 0.71, 0.91, 1.0) == [0, 1, 2, 3, 3]
+    assert len(STEPS) == Criticality.CRITICAL_PLUS
 
 
-def test_a_loop_is_measured_by_a_task_of_its_own() -> None:
-    clock = VirtualClock()
-    lag = LoopLag()
-
-    async def measure() -> None:
-        task = asyncio.ensure_future(lag.watch(clock))
-        await clock.sleep(BEAT * 3.5)
-        assert lag.mean == pytest.approx(0.0, abs=1e-6)
-        clock.advance(2.0)
-        await clock.sleep(BEAT)
-        assert lag.worst == pytest.approx(2.0 - BEAT / 2, abs=BEAT)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        assert task.cancelled()
-
-    clock.run(measure())
+def test_a_class_is_let_in_again_once_the_memory_has_clearly_fallen() -> None:
+    assert judged(Shedding(0.9), 0.945, 0.939, 0.925, 0.919, 0.899, 0.885, 0.879, 0.899) == [2, 2, 2, 1, 1, 1, 0, 0]
 
 
-def cgroup(files: dict[str, str], own: str = "0::/app\n") -> Cgroup:
-    return Cgroup({"/proc/self/cgroup": own, **files}.get)
+def test_while_everything_waits_for_memory_one_class_more_is_refused() -> None:
+    shedding = Shedding(0.9)
+    assert shedding.judge(Memory(0.89, 1.0), 0.0) == 0
+    assert shedding.judge(Memory(0.91, STALLED - 0.01), 1.0) == 1
+    assert shedding.judge(Memory(0.91, STALLED), 2.0) == 2
+    assert shedding.judge(Memory(0.91, 0.0), 3.0) == 1
+    assert shedding.judge(Memory(0.99, 1.0), 4.0) == 3
 
 
-def stat(periods: int, throttled: int) -> str:
-    return f"usage_usec 5\nnr_periods {periods}\nnr_throttled {throttled}\nthrottled_usec 7\n"
+def test_what_does_not_help_is_given_up() -> None:
+    shedding = Shedding(0.9)
+    assert judged(shedding, 0.95, *[0.945] * int(HELPS - 1)) == [2] * int(HELPS)
+    assert judged(shedding, *[0.945] * 3600, began=HELPS) == [0] * 3600
+    assert shedding.given_up
 
 
-def test_without_files_all_is_unknown() -> None:
-    assert Cgroup(lambda path: None).read() == Reading(None, None)
-    assert cgroup({}).read() == Reading(None, None)
-    assert cgroup({}, own="garbage").read() == Reading(None, None)
+def test_what_helps_is_gone_on_with() -> None:
+    shedding = Shedding(0.5)
+    falling = [0.68 - 0.002 * at for at in range(100)]
+    assert set(judged(shedding, *falling)) == {1}
+    assert not shedding.given_up
 
 
-def test_the_share_of_throttled_periods_is_that_since_the_reading_before() -> None:
-    files = {"/proc/self/cgroup": "0::/app\n", f"{FS}/app/cpu.stat": stat(100, 50)}
-    group = Cgroup(files.get)
-    assert group.read().throttled is None
-    files[f"{FS}/app/cpu.stat"] = stat(110, 53)
-    assert group.read().throttled == pytest.approx(0.3)
-    assert group.read().throttled == 0.0
-    files[f"{FS}/app/cpu.stat"] = stat(10, 1)  # the group was made anew
-    assert group.read().throttled == 0.0
-    files[f"{FS}/app/cpu.stat"] = stat(20, 9)
-    assert group.read().throttled == pytest.approx(0.8)
-    files[f"{FS}/app/cpu.stat"] = stat(21, 19)
-    assert group.read().throttled == 1.0
-    files[f"{FS}/app/cpu.stat"] = stat(30, 0)
-    assert group.read().throttled == 0.0
+def test_when_letting_them_in_makes_it_worse_they_are_refused_again() -> None:
+    shedding = Shedding(0.9)
+    judged(shedding, *[0.915] * 40)
+    assert judged(shedding, 0.915, 0.92, 0.926, 0.926, began=40.0) == [0, 0, 1, 1]
+    assert judged(shedding, *[0.926] * 40, began=44.0)[-1] == 0
 
 
-def test_a_cpu_that_has_no_quota_is_unknown() -> None:
-    for text in ("usage_usec 5\nuser_usec 3\n", "nr_periods 5\n", "nr_throttled 5\n"):
-        group = cgroup({f"{FS}/app/cpu.stat": text})
-        group.read()
-        assert group.read().throttled is None
+def test_a_step_further_is_a_new_try() -> None:
+    shedding = Shedding(0.9)
+    assert judged(shedding, *[0.931] * 40)[-1] == 0
+    assert judged(shedding, 0.941, began=40.0) == [2]
+    assert judged(shedding, *[0.941] * 40, began=41.0)[-1] == 0
+    assert judged(shedding, 0.85, 0.901, began=81.0) == [0, 1]
 
 
-def test_memory_is_what_is_used_without_the_cache_that_can_go() -> None:
+@settings(max_examples=200)
+@given(
+    st.sampled_from([0.3, 0.5, 0.9, 0.99]),
+    st.lists(st.tuples(st.floats(0, 1.1), st.floats(0.5, 40), st.sampled_from([None, 0.0, 0.5])), max_size=60),
+)
+def test_no_memory_makes_it_refuse_too_much_or_for_too_long(
+    start: float, looks: list[tuple[float, float, float | None]]
+) -> None:
+    shedding = Shedding(start)
+    now = 0.0
+    for share, later, stalled in looks:
+        now += later
+        least = shedding.judge(Memory(share, stalled), now)
+        room = 1 - start
+        allowed = sum(share >= start + room * (step - BACK) - 1e-9 for step in STEPS)
+        assert 0 <= least <= Criticality.CRITICAL_PLUS
+        assert least <= min(allowed + (stalled == 0.5), len(STEPS)) if share >= start else least <= allowed
+        if share < start - room * BACK - 1e-9:
+            assert least == 0
+    # Whatever has been: when nothing changes any more, nobody is refused for longer than that.
+    last = Memory(0.97 * start + 0.03)
+    shedding.judge(last, now + 1.0)
+    shedding.judge(last, now + 1.0 + HELPS)
+    assert shedding.judge(last, now + 2.0 + 2 * HELPS) == 0
+
+
+def simulated(start: float | None, *, baseline: float, seed: int) -> tuple[float, dict[int, int], dict[int, int]]:
+    """A service whose requests of 5 s hold memory, at three times what fits: the most it had, who came, who was
+    refused, in 200 s."""
+    chance = random.Random(seed)
+    shedding = Shedding(start) if start is not None else None
+    ends: list[float] = []
+    came: dict[int, int] = dict.fromkeys(range(4), 0)
+    refused: dict[int, int] = dict.fromkeys(range(4), 0)
+    most = least = 0.0
+    for step in range(20_000):
+        now = step / 100
+        ends = [end for end in ends if end > now]
+        used = baseline + len(ends) * 0.001
+        most = max(most, used)
+        if shedding is not None and step % int(INTERVAL * 100) == 0:
+            least = shedding.judge(Memory(used), now)
+        if chance.random() < 0.6:
+            rank = chance.choices(range(4), (4, 2, 3, 1))[0]
+            came[rank] += 1
+            if rank < least:
+                refused[rank] += 1
+            else:
+                ends.append(now + 5.0)
+    return most, came, refused
+
+
+def test_requests_that_hold_memory_are_kept_below_the_limit() -> None:
+    without, _, _ = simulated(None, baseline=0.8, seed=5)
+    assert without > 1.0  # the kernel would have ended it
+    most, came, refused = simulated(START, baseline=0.8, seed=5)
+    assert most < 1.0
+    assert refused[3] == 0
+    shares = [refused[rank] / came[rank] for rank in range(4)]
+    assert shares[0] > 0.3
+    assert shares == sorted(shares, reverse=True)
+
+
+def looked(pressure: Pressure, times: Iterator[float] | list[float]) -> list[int]:
+    return [pressure.look(now) for now in times]
+
+
+def made(group: Cgroup, setting: PressureSettings | bool = True, timer: Any = lambda: 0.0) -> Pressure:
+    pressure = Pressure(group, timer)
+    pressure.use(setting)
+    return pressure
+
+
+def test_it_looks_at_its_interval_and_in_between_says_the_same() -> None:
+    group = Group(0.95)
+    pressure = made(group)
+    assert looked(pressure, [0.0, 0.1, INTERVAL - 0.01]) == [2, 2, 2]
+    assert group.looks == 1
+    group.share = 0.5
+    assert pressure.look(INTERVAL) == 0
+    assert group.looks == 2
+
+
+@pytest.mark.parametrize(
+    ("takes", "interval"),
+    [(0.0, INTERVAL), (0.0001, INTERVAL), (0.002, 0.002 / SHARE), (3.0, LONGEST_INTERVAL)],
+)
+def test_looks_that_take_long_are_rarer(takes: float, interval: float) -> None:
+    times = iter([5.0, 5.0 + takes])
+    pressure = made(Group(), timer=lambda: next(times))
+    pressure.look(10.0)
+    assert pressure.due == pytest.approx(10.0 + interval)
+
+
+def test_without_a_limit_nothing_is_refused_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    group = Group(None)
+    pressure = made(group, PressureSettings(memory=0.8))
+    assert set(looked(pressure, [at / 4 for at in range(2000)])) == {0}
+    assert group.looks == pytest.approx(500 / ABSENT_INTERVAL, abs=1)
+    assert [(one.levelname, one.message) for one in caplog.records] == [
+        ("INFO", "no cgroup limits this process's memory: nothing is refused for want of it")
+    ]
+    group.share = 0.99  # the container has been given one
+    assert pressure.look(1000.0) == 3
+    group.share = None
+    assert pressure.look(1001.0) == 0
+
+
+def test_who_has_not_asked_for_it_is_not_told_that_there_is_no_limit(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    made(Group(None)).look(0.0)
+    assert [one.levelname for one in caplog.records] == ["DEBUG"]
+
+
+def test_switched_off_it_does_not_look(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    group = Group(0.99)
+    pressure = made(group)
+    assert pressure.look(0.0) == 3
+    pressure.use(False)
+    assert set(looked(pressure, [0.1, 100.0, 200.0])) == {0}
+    assert group.looks == 1
+    pressure.use(PressureSettings(memory=0.995))
+    assert pressure.look(200.1) == 0
+    assert group.looks == 2
+
+
+def test_settings_that_stay_keep_what_is_known() -> None:
+    pressure = made(Group(0.95))
+    pressure.look(0.0)
+    pressure.look(HELPS + 1)
+    assert pressure.look(HELPS + 2) == 0  # given up
+    pressure.use(PressureSettings())
+    assert pressure.look(HELPS + 3) == 0
+    pressure.use(PressureSettings(memory=0.91))
+    assert pressure.look(HELPS + 3) == 2
+
+
+def test_the_log_tells_when_it_begins_ends_and_does_not_help(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    group = Group(0.95)
+    pressure = made(group)
+    looked(pressure, [at / 4 for at in range(600)])
+    group.share = 0.1
+    looked(pressure, [200.0, 201.0])
+    group.share = 0.91
+    looked(pressure, [250.0])
+    group.share = 0.5
+    looked(pressure, [251.0, 270.0])
+    assert [(one.levelname, one.message) for one in caplog.records] == [
+        ("WARNING", "95% of the memory that the cgroup allows is in use: requests less than critical are refused"),
+        (
+            "WARNING",
+            "95% of the memory that the cgroup allows is in use, and refusing requests for 30 s has freed none: "
+            "all are let in again",
+        ),
+        (
+            "WARNING",
+            "91% of the memory that the cgroup allows is in use: requests less than sheddable_plus are refused",
+        ),
+    ]
+
+
+def test_what_it_knows_can_be_told() -> None:
     files = {
-        f"{FS}/app/memory.max": "1000\n",
-        f"{FS}/app/memory.current": "700\n",
-        f"{FS}/app/memory.stat": "anon 5\ninactive_file 200\n",
+        "/proc/self/cgroup": "0::/app\n",
+        f"{FS}/memory.max": "100",
+        f"{FS}/memory.current": "95",
+        f"{FS}/memory.pressure": "full avg10=5.00 total=1\n",
+        f"{FS}/cpu.stat": "nr_periods 0\nnr_throttled 0\n",
     }
-    assert cgroup(files).read().memory == 0.5
-    del files[f"{FS}/app/memory.stat"]
-    assert cgroup(files).read().memory == 0.7
-    files[f"{FS}/app/memory.stat"] = "inactive_file 900\n"
-    assert cgroup(files).read().memory == 0.0
+    pressure = made(Cgroup(files.get))
+    nothing = {"memory": None, "stalled": None, "refused_below": None, "throttled": None}
+    assert pressure.snapshot() == nothing
+    pressure.look(0.0)
+    files[f"{FS}/cpu.stat"] = "nr_periods 10\nnr_throttled 4\n"
+    assert pressure.snapshot() == {"memory": 0.95, "stalled": 0.05, "refused_below": "critical", "throttled": 0.4}
 
 
-@pytest.mark.parametrize("limit", ["max\n", "", "x", "0", "-5", "9" * 25])
-def test_without_a_limit_memory_is_unknown(limit: str) -> None:
-    assert cgroup({f"{FS}/app/memory.max": limit, f"{FS}/app/memory.current": "7"}).read().memory is None
-    assert cgroup({f"{FS}/app/memory.max": "10", f"{FS}/app/memory.current": "max"}).read().memory is None
+class Door:
+    """An admission whose memory is what a test says, and requests to it."""
+
+    def __init__(self, *routes: dict[str, Any], **admission: Any) -> None:
+        self.clock = VirtualClock()
+        admission.setdefault("trusted_proxies", ["10.0.0.0/8"])
+        self.group = Group()
+        self.admission = Admission(read_admission(admission), read_routes(routes), clock=self.clock)
+        self.admission.pressure.cgroup = self.group
+        self.peer = self.admission.connect("10.0.0.1")
+
+    def fill(self, share: float) -> None:
+        self.group.share = share
+        self.clock.advance(INTERVAL)
+        self.admission.look(self.clock.now())
+
+    def enter(self, path: str = "/", criticality: str = "") -> Ticket:
+        headers = [(b"holdfast-criticality", criticality.encode())] if criticality else []
+        return self.admission.enter("GET", path, "x.org", headers, self.peer, self.clock.now())
+
+    def lets_in(self) -> list[str]:
+        names = []
+        for level in Criticality:
+            try:
+                self.enter(criticality=level.name.lower()).exit()
+            except Overloaded:
+                continue
+            names.append(level.name.lower())
+        return names
 
 
-def test_the_tightest_of_the_groups_around_counts() -> None:
-    files = {
-        "/proc/self/cgroup": "0::/pod/app\n",
-        f"{FS}/pod/memory.max": "1000",
-        f"{FS}/pod/memory.current": "900",
-        f"{FS}/pod/app/memory.max": "1000",
-        f"{FS}/pod/app/memory.current": "100",
-        f"{FS}/pod/cpu.stat": stat(10, 0),
-        f"{FS}/pod/app/cpu.stat": stat(10, 0),
-    }
-    group = Cgroup(files.get)
-    assert group.read() == Reading(None, 0.9)
-    files |= {f"{FS}/pod/cpu.stat": stat(20, 4), f"{FS}/pod/app/cpu.stat": stat(20, 1)}
-    assert group.read() == Reading(0.4, 0.9)
+def test_the_least_critical_requests_are_refused_first() -> None:
+    door = Door()
+    everybody = ["sheddable", "sheddable_plus", "critical", "critical_plus"]
+    assert door.lets_in() == everybody
+    for share, first in ((0.5, 0), (0.91, 1), (0.95, 2), (0.99, 3), (1.0, 3), (0.95, 2), (0.2, 0)):
+        door.fill(share)
+        assert door.lets_in() == everybody[first:]
 
 
-def test_in_a_container_only_the_root_may_be_there() -> None:
-    files = {f"{FS}/memory.max": "10", f"{FS}/memory.current": "4"}
-    assert cgroup(files, own="0::/kubepods/pod1/abc\n").read().memory == 0.4
-    assert cgroup(files, own="0::/\n").read().memory == 0.4
-    assert cgroup(files, own="0::/../../x\n").read().memory == 0.4
+def test_a_refusal_says_that_it_is_the_memory_and_holds_nothing() -> None:
+    door = Door({"match": "/a", "criticality": "sheddable", "bulkhead": 1, "rate_limit": "1/h"})
+    door.fill(0.92)
+    for _ in range(3):
+        with pytest.raises(Overloaded, match="memory") as caught:
+            door.enter("/a")
+        assert caught.value.policy == "memory"
+        assert caught.value.operation == "/a"
+    assert door.admission.refused == 3
+    door.fill(0.5)
+    door.enter("/a")  # neither its permit nor its one token is gone
 
 
-def test_version_1_has_a_folder_for_each_controller() -> None:
-    own = "12:cpu,cpuacct:/docker/a\n4:memory:/docker/a\n1:name=systemd:/docker/a\n0::/system.slice\n"
-    files = {
-        "/proc/self/cgroup": own,
-        f"{FS}/cpu/docker/a/cpu.stat": "nr_periods 10\nnr_throttled 5\nthrottled_time 1\n",
-        f"{FS}/memory/docker/a/memory.limit_in_bytes": "1000",
-        f"{FS}/memory/docker/a/memory.usage_in_bytes": "800",
-        f"{FS}/memory/docker/a/memory.stat": "inactive_file 1\ntotal_inactive_file 300\n",
-        f"{FS}/memory/memory.limit_in_bytes": "9223372036854771712",
-        f"{FS}/memory/memory.usage_in_bytes": "800",
-        f"{FS}/system.slice/memory.max": "10",
-        f"{FS}/system.slice/memory.current": "10",
-    }
-    group = Cgroup(files.get)
-    assert group.read() == Reading(None, 0.5)
-    files[f"{FS}/cpu/docker/a/cpu.stat"] = "nr_periods 20\nnr_throttled 10\nthrottled_time 1\n"
-    assert group.read() == Reading(0.5, 0.5)
+def test_a_request_is_what_its_route_says() -> None:
+    door = Door({"match": "/pay", "criticality": "critical_plus"}, {"match": "/suggest", "criticality": "sheddable"})
+    door.fill(0.985)
+    door.enter("/pay")
+    for path in ("/suggest", "/other"):
+        with pytest.raises(Overloaded):
+            door.enter(path)
 
 
-def test_a_path_of_any_depth_is_looked_at_up_to_a_limit() -> None:
-    asked: list[str] = []
-
-    def read(path: str) -> str | None:
-        asked.append(path)
-        return "0::" + "/a" * 1000 if path == "/proc/self/cgroup" else None
-
-    assert Cgroup(read).read() == Reading()
-    assert len([path for path in asked if path.endswith("cpu.stat")]) == DEPTH_LIMIT + 1
-
-
-def test_files_are_read_up_to_a_limit_and_missing_ones_are_none(tmp_path: Path) -> None:
-    file = tmp_path / "x"
-    file.write_bytes(b"\xff" + b"a" * (FILE_LIMIT * 2))
-    text = read_file(str(file))
-    assert text is not None
-    assert len(text) == FILE_LIMIT
-    assert read_file(str(tmp_path / "no")) is None
-    assert read_file(str(tmp_path)) is None
+def test_it_can_be_switched_off_while_it_refuses() -> None:
+    door = Door()
+    door.fill(0.99)
+    assert door.lets_in() == ["critical_plus"]
+    door.admission.update(read_admission({"trusted_proxies": ["10.0.0.0/8"], "pressure": False}))
+    door.fill(0.99)
+    assert len(door.lets_in()) == 4
+    door.admission.update(read_admission({"trusted_proxies": ["10.0.0.0/8"], "pressure": {"memory": 0.98}}))
+    door.fill(0.985)
+    assert len(door.lets_in()) == 3
 
 
-def test_this_machine_has_something_or_nothing_to_tell() -> None:
-    reading = Cgroup().read()
-    assert reading.throttled is None
-    assert reading.memory is None or 0 <= reading.memory < 10
+def test_it_is_on_by_default_and_takes_a_table_or_a_switch() -> None:
+    assert read_admission({}).relief is True
+    assert read_admission({"pressure": True}).relief is True
+    assert read_admission({"pressure": {"memory": 0.8}}).relief == PressureSettings(memory=0.8)
+    assert read_admission({"pressure": False}).relief is False
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (0.9, "admission.pressure"),
+        ({"memory": 1}, "admission.pressure.memory"),
+        ({"memory": 0}, "memory"),
+        ({"x": 1}, "x"),
+    ],
+)
+def test_a_wrong_setting_is_named(value: Any, where: str) -> None:
+    with pytest.raises(ConfigError, match=where):
+        read_admission({"pressure": value})
+
+
+def test_no_look_is_due_before_the_first_one() -> None:
+    assert Pressure(Group()).due == -inf

@@ -14,6 +14,7 @@ from holdfast.server.admission.deadlines import Hearing, clamp
 from holdfast.server.admission.gates import Gates, Lane
 from holdfast.server.admission.identity import Arrival, Trust
 from holdfast.server.admission.patterns import Headers
+from holdfast.server.admission.pressure import Pressure, refusal
 from holdfast.server.admission.routes import Reason, RouteTable
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings
 
@@ -115,6 +116,9 @@ class Admission:
         self.connections = Connections()
         self.admitted = 0
         self.refused = 0
+        self.least = 0
+        """Requests of a class below it are refused."""
+        self.pressure = Pressure()
         self._gates = Gates(clock)
         self.update(settings, routes)
 
@@ -133,8 +137,13 @@ class Admission:
         self.table = table
         self.connections.limit = settings.per_client.connections
         self._trust = trust
+        self.pressure.use(settings.relief)
         self._tenant = settings.tenant.lower().encode()
         self._others = prepared.others, _steps(prepared.others)
+
+    def look(self, now: float) -> None:
+        """See whether memory is short. To be called a few times a second; most of the time it does nothing."""
+        self.least = self.pressure.look(now)
 
     def connect(self, address: str | None) -> Peer:
         """A connection was accepted from ``address``, the peer's IP address, None on a Unix socket.
@@ -189,6 +198,9 @@ class Admission:
                 criticality = clamp(told.criticality, criticality)
         if criticality is None:
             criticality = Criticality.CRITICAL
+        if self.least and criticality < self.least:
+            self.refused += 1
+            raise refusal(lane.name)
         context = CONTEXTS[criticality] if colour is None else Context(criticality=criticality, colour=colour)
         # By position, as in a generated function: the order is that of ``Call``.
         arrival = (Arrival(client, trusted, headers, self._tenant),)

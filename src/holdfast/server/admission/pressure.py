@@ -1,192 +1,185 @@
-"""How hard it is for this process to get on: lag of its loop, CPU that its cgroup withholds, memory that is left.
+"""Memory that runs out: less critical requests are refused before the kernel ends a worker.
 
-What cannot be read is unknown, None, and not zero: a service without a limit is not one with plenty of room.
+Near the limit of the cgroup one class after the other is refused, the least critical first, and the most critical
+never. It is what Envoy's overload manager does between a scaling and a saturation threshold, with classes in the place
+of probabilities; the real-memory breaker of Elasticsearch refuses at 95 %.
+
+Refusing is of use only where requests hold the memory. A model that fills 95 % of a container, a leak, and an
+allocator that gives nothing back look the same from outside, and no request less would help. So who is refused for
+``HELPS`` seconds, while no memory comes free, is let in again; refused anew if that makes it worse.
+
+Why there is no such rule for the CPU: a CPU that is full, or withheld by the cgroup, is no overload as long as nobody
+waits, and who waits is seen by the queue, sooner. docs/overload.md has the figures.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+import time
+from collections.abc import Callable
 from math import inf
-from pathlib import Path, PurePosixPath
-from typing import Final, TypeAlias
+from typing import Annotated, Any, Final
 
-import msgspec
+from holdfast.core.context import Criticality
+from holdfast.core.errors import Overloaded
+from holdfast.core.settings import Settings, about
+from holdfast.server.admission.cgroup import Cgroup, Memory
 
-from holdfast.core.clock import SYSTEM, Clock
+logger = logging.getLogger("holdfast.admission")
 
-ROOT: Final = "/sys/fs/cgroup"
-FILE_LIMIT: Final = 64 * 1024
-"""Bytes of a file that are read."""
-DEPTH_LIMIT: Final = 16
-"""Groups around the process's own that are looked at: any of them may have the limit."""
-NO_LIMIT: Final = 2**60
-"""Bytes; cgroup v1 writes "no limit" as a number of pages that is about 2**63."""
-BEAT: Final = 0.1
-"""Seconds between two beats of a loop that is measured."""
-SMOOTHING: Final = 0.3
-"""What a beat counts for in the mean: after six, what was before counts for an eighth."""
-RECENT: Final = 10
-"""Beats of which the worst is told."""
+POLICY: Final = "memory"
+"""What its refusals are counted as."""
+SHORT: Final = "the memory that the service may use is nearly used up"
+START: Final = 0.9
+"""Share of the cgroup's limit from which the least critical class is refused; Envoy's examples begin between 0.8 and
+0.95."""
+STEPS: Final = (0.0, 0.4, 0.8)
+"""Parts of what is left above that, at which each class is: with 0.9 that is 0.9, 0.94 and 0.98. One for all but the
+most critical."""
+BACK: Final = 0.2
+"""Such a part by which it must have fallen before a class is let in again."""
+STALLED: Final = 0.1
+"""Share of the time in which everything waits for memory, with which one class more is refused. The kernel takes pages
+from where they are needed then; systemd-oomd ends something at 0.6."""
+HELPS: Final = 30.0
+"""Seconds in which refusing a class must have brought the memory down."""
+INTERVAL: Final = 0.5
+"""Seconds between two looks ..."""
+SHARE: Final = 0.001
+"""... or so many that looking takes no more than this share of a CPU, ..."""
+LONGEST_INTERVAL: Final = 5.0
+"""... but no more than so many; ..."""
+ABSENT_INTERVAL: Final = 60.0
+"""... or so many where there is no limit, since one may be given to a container that runs."""
+LOG_INTERVAL: Final = 10.0
+"""Seconds, at least, between two lines about it."""
 
-Read: TypeAlias = Callable[[str], str | None]
+
+class PressureSettings(Settings, frozen=True):
+    """Settings of ``[admission] pressure``."""
+
+    memory: Annotated[
+        float, about("Share of the cgroup's memory from which the least critical are refused.", gt=0, lt=1)
+    ] = START
+
+    @classmethod
+    def owner(cls) -> str:
+        return "pressure"
 
 
-def read_file(path: str) -> str | None:
-    """The beginning of a file; None when it cannot be read. Files of the kernel are read without waiting for a disk."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(FILE_LIMIT).decode("utf-8", "replace")
-    except OSError:
-        return None
+class Shedding:
+    """Which classes are refused at which share of the memory. Reads nothing; times are seconds of one clock."""
 
-
-class LoopLag:
-    """How late an event loop is. A beat is due every ``interval`` seconds; it comes late when the loop is busy.
-
-    ``mean`` is an exponentially weighted mean of the lateness, ``worst`` the greatest of the last ``RECENT`` beats,
-    in seconds; None before the first one. A loop that stands still has no beats: ``at_least`` tells of that.
-    """
-
-    def __init__(self, interval: float = BEAT) -> None:
-        self.interval = interval
-        self.mean: float | None = None
-        self._recent: list[float] = []
-        self._due = inf
+    def __init__(self, start: float) -> None:
+        room = 1.0 - start
+        self._starts = tuple(start + room * step for step in STEPS)
+        self._back = room * BACK
+        self._level = 0
+        self._lowest = inf
+        self._since = -inf
+        self._again_at = inf
 
     @property
-    def worst(self) -> float | None:
-        """The greatest of the last beats."""
-        return max(self._recent, default=None)
+    def given_up(self) -> bool:
+        """Whether those are let in who should be refused, since it did not help."""
+        return self._again_at < inf
 
-    def begin(self, now: float) -> None:
-        """The next beat is due ``interval`` seconds from ``now``."""
-        self._due = now + self.interval
+    def judge(self, memory: Memory, now: float) -> int:
+        """Classes below this rank are to be refused: 0 for none."""
+        share = memory.share
+        met = sum(share >= start for start in self._starts)
+        if met and memory.stalled is not None and memory.stalled >= STALLED:
+            met = min(met + 1, len(STEPS))
+        before = self._level
+        kept = sum(share >= start - self._back for start in self._starts)
+        self._level = max(met, min(before, kept))
+        if not self._level:
+            self._again_at = inf
+        elif self._level > before or share >= self._again_at:  # a step further; or it was of use after all
+            self._try(share, now)
+        elif share < self._lowest - self._back / 2:
+            self._lowest, self._since = share, now
+        elif not self.given_up and now - self._since >= HELPS:
+            self._again_at = share + self._back / 2
+        return 0 if self.given_up else self._level
 
-    def beat(self, now: float) -> None:
-        """A beat has come."""
-        if self._due < inf:
-            late = max(now - self._due, 0.0)
-            self.mean = late if self.mean is None else self.mean + SMOOTHING * (late - self.mean)
-            self._recent = [*self._recent[-RECENT + 1 :], late]
-        self.begin(now)
-
-    def at_least(self, now: float) -> float | None:
-        """The mean, or how late the next beat is already, if that is more. Also for another thread."""
-        overdue = now - self._due
-        if self.mean is None:
-            return overdue if overdue > 0 else None
-        return max(self.mean, overdue)
-
-    async def watch(self, clock: Clock = SYSTEM) -> None:
-        """Beat until it is cancelled: a task of the loop that is measured."""
-        self.begin(clock.now())
-        while True:
-            await clock.sleep(self.interval)
-            self.beat(clock.now())
+    def _try(self, share: float, now: float) -> None:
+        self._lowest, self._since, self._again_at = share, now, inf
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """What ``Cgroup.read`` has found; None is unknown.
+class Pressure:
+    """Looks after the memory of the cgroup. Belongs to one event loop, and blocks it for as long as it reads files:
+    three, mostly. ``timer`` tells how much CPU time that takes: what the machine does meanwhile does not count."""
 
-    ``throttled``: the share of scheduling periods since the reading before in which the group was stopped, since it
-    had used up its quota. ``memory``: the share of the limit that is in use, without the file cache that the kernel
-    can drop at once (as ``kubectl top`` counts).
-    """
+    def __init__(self, cgroup: Cgroup | None = None, timer: Callable[[], float] = time.thread_time) -> None:
+        self.cgroup = cgroup or Cgroup()
+        self.memory: Memory | None = None
+        self.due = -inf
+        self._timer = timer
+        self._start: float | None = None
+        self._wanted = False
+        self._shedding = Shedding(START)
+        self._least = 0
+        self._log_at = -inf
+        self._said_absent = False
 
-    throttled: float | None = None
-    memory: float | None = None
+    def use(self, settings: PressureSettings | bool) -> None:
+        """Go by these from the next look on."""
+        self._wanted = isinstance(settings, PressureSettings)
+        if settings is True:
+            settings = PressureSettings()
+        start = settings.memory if isinstance(settings, PressureSettings) else None
+        if start != self._start:
+            self._start = start
+            self._shedding = Shedding(START if start is None else start)
+            self.due = -inf
 
+    def look(self, now: float) -> int:
+        """Look, when it is time to. Requests of a class below the returned rank are to be refused."""
+        if now >= self.due:
+            began = self._timer()
+            self.memory = memory = None if self._start is None else self.cgroup.memory(self._start)
+            took = self._timer() - began
+            least = 0
+            if memory is None:
+                self.due = now + ABSENT_INTERVAL
+                if self._start is not None:
+                    self._say_absent()
+            else:
+                self.due = now + min(max(INTERVAL, took / SHARE), LONGEST_INTERVAL)
+                gave_up = self._shedding.given_up
+                least = self._shedding.judge(memory, now)
+                self._tell(memory, least, now, self._shedding.given_up and not gave_up)
+            self._least = least
+        return self._least
 
-class Cgroup:
-    """Reads the limits of the process's control group, version 1 or 2. Blocks for some microseconds a file."""
+    def snapshot(self) -> dict[str, Any]:
+        """What was found last, as plain values; None is unknown."""
+        memory = self.memory
+        return {
+            "memory": None if memory is None else memory.share,
+            "stalled": None if memory is None else memory.stalled,
+            "refused_below": Criticality(self._least).name.lower() if self._least else None,
+            "throttled": self.cgroup.throttled(),
+        }
 
-    def __init__(self, read: Read = read_file, root: str = ROOT) -> None:
-        self._read = read
-        self._root = root
-        self._cpu: dict[str, tuple[int, int]] = {}
+    def _say_absent(self) -> None:
+        if not self._said_absent:
+            self._said_absent = True
+            # Who has not asked for it, on a laptop, need not be told.
+            level = logging.INFO if self._wanted else logging.DEBUG
+            logger.log(level, "no cgroup limits this process's memory: nothing is refused for want of it")
 
-    def read(self) -> Reading:
-        """What it is now. The tightest of the groups around counts."""
-        groups = self._groups()
-        cpu: list[float] = []
-        memory: list[float] = []
-        if groups is not None:
-            before, self._cpu = self._cpu, {}
-            v2 = "" in groups
-            for folder in self._around(groups, "" if v2 else "cpu"):
-                share = self._throttled(folder, before)
-                if share is not None:
-                    cpu.append(share)
-            for folder in self._around(groups, "" if v2 else "memory"):
-                used = self._used(folder, v2)
-                if used is not None:
-                    memory.append(used)
-        return Reading(max(cpu, default=None), max(memory, default=None))
-
-    def _groups(self) -> dict[str, str] | None:
-        """The path of the process's group by controller; version 2 has one for all, under an empty name."""
-        text = self._read("/proc/self/cgroup")
-        if text is None:
-            return None
-        groups: dict[str, str] = {}
-        for line in text.splitlines():
-            _, _, rest = line.partition(":")
-            controllers, colon, path = rest.partition(":")
-            if colon:
-                for name in controllers.split(","):
-                    groups[name] = path
-        # Beside the controllers of version 1 there may be an empty hierarchy of version 2.
-        if "cpu" in groups or "memory" in groups:
-            groups.pop("", None)
-        return groups
-
-    def _around(self, groups: dict[str, str], controller: str) -> Iterator[str]:
-        """The folders of a group and of those around it, as this process sees them."""
-        path = groups.get(controller)
-        if path is None:
-            return
-        mount = f"{self._root}/{controller}" if controller else self._root
-        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")][:DEPTH_LIMIT]
-        # In a container the path may be that of the host, and only the root be there.
-        for length in range(len(parts), -1, -1):
-            yield "/".join([mount, *parts[:length]])
-
-    def _throttled(self, folder: str, before: dict[str, tuple[int, int]]) -> float | None:
-        stat = _table(self._read(f"{folder}/cpu.stat"))
-        periods, stopped = stat.get("nr_periods"), stat.get("nr_throttled")
-        if periods is None or stopped is None:
-            return None
-        self._cpu[folder] = periods, stopped
-        if folder not in before:
-            return None
-        passed = periods - before[folder][0]
-        # Periods pass only while something runs: none means that nothing was withheld.
-        return min(max((stopped - before[folder][1]) / passed, 0.0), 1.0) if passed > 0 else 0.0
-
-    def _used(self, folder: str, v2: bool) -> float | None:
-        limit_file, used_file = ("memory.max", "memory.current") if v2 else _V1
-        limit = _number(self._read(f"{folder}/{limit_file}"))
-        used = _number(self._read(f"{folder}/{used_file}"))
-        if limit is None or used is None or not 0 < limit < NO_LIMIT:
-            return None
-        stat = _table(self._read(f"{folder}/memory.stat"))
-        cache = stat.get("inactive_file" if v2 else "total_inactive_file", 0)
-        return max(used - cache, 0) / limit
+    def _tell(self, memory: Memory, least: int, now: float, gave_up: bool) -> None:
+        used = f"{memory.share:.0%} of the memory that the cgroup allows is in use"
+        if gave_up:
+            logger.warning("%s, and refusing requests for %g s has freed none: all are let in again", used, HELPS)
+        elif least != self._least and now >= self._log_at:
+            self._log_at = now + LOG_INTERVAL
+            if least:
+                logger.warning("%s: requests less than %s are refused", used, Criticality(least).name.lower())
+            else:
+                logger.info("%s: all requests are let in again", used)
 
 
-_V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-
-
-def _number(text: str | None) -> int | None:
-    """A whole number; None for ``max`` and all else."""
-    text = (text or "").strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
-
-
-def _table(text: str | None) -> dict[str, int]:
-    """Lines of a name and a number."""
-    found: dict[str, int] = {}
-    for line in (text or "").splitlines():
-        name, _, value = line.partition(" ")
-        number = _number(value)
-        if number is not None:
-            found[name] = number
-    return found
+def refusal(route: str) -> Overloaded:
+    """What a request is told that is refused for want of memory."""
+    return Overloaded(POLICY, SHORT, None, None, route)

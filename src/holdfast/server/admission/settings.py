@@ -13,6 +13,7 @@ from holdfast.core.settings import SecondsText, Settings, about, placed, read_ta
 from holdfast.resilience.limits.settings import AdaptiveLimitSettings
 from holdfast.server.admission.identity import Field, Key, Trust, parse_key
 from holdfast.server.admission.patterns import Pattern, parse_pattern
+from holdfast.server.admission.pressure import PressureSettings
 from holdfast.server.admission.routes import ROUTES_LIMIT, RouteTable
 from holdfast.server.admission.run_queue import PATIENCE
 from holdfast.server.admission.steps import ADVICE, CONCURRENCY, ORDER, POLICIES, Step, read_policy, read_step
@@ -163,6 +164,10 @@ def _read_concurrency(value: object) -> AdaptiveLimitSettings | bool | None:
     return settings
 
 
+def _read_pressure(value: object) -> PressureSettings | bool:
+    return value if isinstance(value, bool) else read_table(PressureSettings, value)
+
+
 def _read_key(value: object) -> Key:
     if isinstance(value, Key):
         return value
@@ -173,6 +178,7 @@ def _read_key(value: object) -> Key:
 
 CLIENTS: Final = Reader(_read_clients, "a table with rate, burst and connections")
 FAIR_BY: Final = Reader(_read_key, "client, tenant, route or header:x-api-key")
+PRESSURE: Final = Reader(_read_pressure, "a table such as { memory = 0.9 }, true or false")
 LIMIT: Final = Reader(_read_concurrency, "a table of settings of the adaptive limit, true or false")
 
 
@@ -207,6 +213,10 @@ class AdmissionSettings(Settings, frozen=True):
     fair_by: Annotated[
         Key | str, about("Between whom the queue is fair: tenant, client, route or header:NAME.", reader=FAIR_BY)
     ] = Key("tenant")
+    pressure: Annotated[
+        PressureSettings | Mapping[str, Any] | bool,
+        about("Refuse the least critical requests while the cgroup's memory is nearly used up.", reader=PRESSURE),
+    ] = True
     clients: Annotated[
         ClientsSettings | Mapping[str, Any], about("What each client address may use.", reader=CLIENTS)
     ] = ClientsSettings()
@@ -222,6 +232,12 @@ class AdmissionSettings(Settings, frozen=True):
         """``clients``, as it has been read."""
         assert isinstance(self.clients, ClientsSettings)
         return self.clients
+
+    @property
+    def relief(self) -> PressureSettings | bool:
+        """``pressure``, as it has been read; true when nobody has said anything of it."""
+        assert isinstance(self.pressure, PressureSettings | bool)
+        return self.pressure
 
     @property
     def limit(self) -> AdaptiveLimitSettings | None:

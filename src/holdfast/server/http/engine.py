@@ -354,6 +354,7 @@ class HttpEngine:
             state.set_date(self._clock.wall())
         if self._access is not None:
             self._access.flush()
+        state.entrance.admission.look(now)
         blocked = lag > TOO_LATE  # what arrived meanwhile is still unread: nobody else was slow
         for connection in self._connections():
             if blocked:
