@@ -25,6 +25,7 @@ from holdfast.service.changes import Listener, Listeners, check_needs, listener
 if TYPE_CHECKING:  # imported where they are needed: most services have no settings, and no pipelines
     from holdfast.config.live import Live
     from holdfast.config.schema import Schema
+    from holdfast.config.snapshot import Snapshot
     from holdfast.core.classify import Classifier
     from holdfast.core.pipeline import Pipeline
     from holdfast.core.policy import Policy
@@ -141,16 +142,15 @@ class Configured:
             raise BootError(f"the configuration has no section {', '.join(missing)}, which {self!r} follows")
         if live.schema.types["settings"] is not self.settings_type:
             raise BootError(f"the settings of {self!r} were read as another type than {_named(self.settings_type)}")
-        pipelines = self._all_pipelines()
-        pipelines.check(live.current)
+        self._check_pipelines(live.current)
         self.unbind()
-        pipelines.follow(live.current)
+        self._follow_pipelines(live.current)
         self._live = live
         self._listeners = Listeners(self._asked, self._told, self._open_resources, opened=self._opened)
         # The pipelines first: those who are told afterwards find them as they are now.
         self._ends = [
-            live.check(pipelines.check, "pipelines"),
-            live.on_change(pipelines.follow, "pipelines"),
+            live.check(self._check_pipelines, "pipelines"),
+            live.on_change(self._follow_pipelines, "pipelines"),
             *self._listeners.register(live),
         ]
 
@@ -182,10 +182,22 @@ class Configured:
 
     def _all_pipelines(self) -> "Pipelines":
         if self._pipelines is None:
-            from holdfast.service.pipelines import Pipelines
-
-            self._pipelines = Pipelines(self._pipelines_clock)
+            self._pipelines = self._new_pipelines()
         return self._pipelines
+
+    def _new_pipelines(self) -> "Pipelines":
+        from holdfast.service.pipelines import Pipelines
+
+        return Pipelines(self._pipelines_clock)
+
+    def _check_pipelines(self, snapshot: "Snapshot") -> None:
+        if self._pipelines is not None or snapshot["pipelines"]:
+            # In whatever thread: they become the service's only where they are followed.
+            (self._pipelines or self._new_pipelines()).check(snapshot)
+
+    def _follow_pipelines(self, snapshot: "Snapshot") -> None:
+        if self._pipelines is not None or snapshot["pipelines"]:  # none so far, and none to come: nothing to remember
+            self._all_pipelines().follow(snapshot)
 
     def _open_resources(self) -> Mapping[str, Any]:
         raise NotImplementedError
