@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from config.trees import TABLES
+from effort import examples
 from holdfast.cli.written import Line, inline, plain, quoted, written
 from holdfast.config.document import same
 from holdfast.config.mistakes import Place
@@ -28,7 +29,7 @@ def number(place: Place) -> str:
     return f"file.toml:{len(str(place)) % 3}"
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(TABLES)
 def test_what_is_written_means_the_same(values: dict[str, Any]) -> None:
     bare = without_null(values)

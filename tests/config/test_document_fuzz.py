@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.config.document import Document
 from holdfast.config.layers import from_file
 from holdfast.config.mistakes import ConfigErrors
@@ -105,14 +106,14 @@ def read(make: Any) -> None:
     assert time.monotonic() - began < LONG
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(DOCUMENTS)
 def test_any_values_are_read_or_refused(document: dict[str, Any]) -> None:
     read(lambda: Document.of(document))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(value=VALUES, name=NAMES)
 def test_any_value_of_any_setting_is_read_or_refused(section: str, value: Any, name: str) -> None:
     table: dict[str, Any] = {name: value}

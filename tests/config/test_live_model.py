@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from config.sections import NO_ENV, SCHEMA, values
+from effort import examples
 from holdfast.config.document import Document
 from holdfast.config.history import History, start_document
 from holdfast.config.live import Live
@@ -207,4 +208,4 @@ class Service(RuleBasedStateMachine):
 
 
 TestService = Service.TestCase
-TestService.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestService.settings = settings(max_examples=examples(60), stateful_step_count=20, deadline=None)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.core.codes import Code
 from holdfast.core.errors import HoldfastError
 from holdfast.core.failure import (
@@ -192,7 +193,7 @@ def test_a_detail_that_holds_itself_ends() -> None:
     assert len(json.dumps(bounded(loop))) < 100
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(details=st.dictionaries(st.text(), plain))
 def test_whatever_details_hold_can_be_written_and_is_small(details: Mapping[str, Any]) -> None:
     copied = bounded(details)

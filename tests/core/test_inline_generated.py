@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.gates import Log
+from effort import examples
 from holdfast.core.call import Call
 from holdfast.core.fuse import Around
 from holdfast.core.inline import inline
@@ -200,7 +201,7 @@ def clear(module: dict[str, Any]) -> None:
         del module[name]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(blocks(), blocks())
 def test_what_is_put_in_does_what_the_call_does(enter: list[str], leave: list[str]) -> None:
     first = [HEADER, "\tdef enter(self, call):", *indented(indented(enter))]

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from effort import examples
 from flow.loops import others, turns
 from holdfast.flow import Broadcast, FellBehind
 from holdfast.flow.broadcast import Slow, Subscription
@@ -172,4 +173,4 @@ class BroadcastMachine(RuleBasedStateMachine):
 
 
 TestBroadcast = BroadcastMachine.TestCase
-TestBroadcast.settings = settings(max_examples=60, stateful_step_count=STEPS, deadline=None)
+TestBroadcast.settings = settings(max_examples=examples(60), stateful_step_count=STEPS, deadline=None)

@@ -7,6 +7,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from effort import examples
 from holdfast.core.call import FAILED, IGNORED, OK, Call, bare_call
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import CircuitOpen
@@ -148,5 +149,5 @@ class Machine(RuleBasedStateMachine):
 def test_the_breaker_does_what_the_model_does(options: dict[str, Any]) -> None:
     machine = type("Chosen", (Machine,), {"options": options})
     run_state_machine_as_test(
-        machine, settings=hypothesis_settings(max_examples=80, stateful_step_count=40, deadline=None)
+        machine, settings=hypothesis_settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
     )

@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
+from effort import examples
 from holdfast.core.call import FAILED, IGNORED, OK, Call, bare_call
 from holdfast.core.errors import Overloaded
 from holdfast.resilience.throttle import drop_probability
@@ -101,5 +102,5 @@ class Machine(RuleBasedStateMachine):
 def test_the_throttle_does_what_the_model_does(options: dict[str, Any]) -> None:
     machine = type("Chosen", (Machine,), {"options": options})
     run_state_machine_as_test(
-        machine, settings=hypothesis_settings(max_examples=60, stateful_step_count=50, deadline=None)
+        machine, settings=hypothesis_settings(max_examples=examples(60), stateful_step_count=50, deadline=None)
     )

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.server.admission.settings import read_admission
 from holdfast.server.http import engine
 from server.engineroom import LOOPS, UPGRADE, Client, Room, answer, idle, read_body, request, run, serving, until
@@ -208,7 +209,7 @@ def stubborn_apps_are_soon_given_up() -> Iterator[None]:
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("queue", [True, False])
 @seed(20261124)
-@settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(every=st.lists(visits(), min_size=1, max_size=12), drained=st.booleans(), number=st.integers(0, 1000))
 def test_whatever_ends_a_request_its_places_come_free(
     loop: str, queue: bool, every: list[Any], drained: bool, number: int

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.core.context import Criticality
 from holdfast.core.errors import Rejected
 from holdfast.server.admission.admission import Admission
@@ -92,7 +93,7 @@ async def ask(client: Client, head: Any) -> int:
         return 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(heads=st.lists(HEADS, min_size=1, max_size=8))
 @pytest.mark.parametrize("number", range(len(ADMISSIONS)))
 def test_every_header_is_answered_and_never_with_a_fault_of_the_server(number: int, heads: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from server.engineroom import LOOPS, answer, read_body, request, run, serving, until
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -60,7 +61,7 @@ chosen = st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=8)
 cuts = st.lists(st.floats(0, 1, exclude_max=True), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(chosen=chosen, cuts=cuts)
 def test_any_split_of_a_pipelined_stream_gives_the_same_answers(chosen: list[bytes], cuts: list[float]) -> None:
     async def work() -> None:
@@ -125,7 +126,7 @@ def mutate(data: bytes, changes: list[tuple[float, bytes]]) -> bytes:
     return data
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(inputs=st.lists(st.one_of(noise, mutation.map(lambda made: mutate(*made))), min_size=1, max_size=10))
 def test_bytes_made_up_by_hypothesis_raise_nothing(inputs: list[bytes]) -> None:
     async def work() -> None:

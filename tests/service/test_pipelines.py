@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast import BulkheadFull, CircuitOpen, ConfigError, Pipeline, RateLimited, Retry, RetryBudget
 from holdfast.config.document import Document
 from holdfast.config.live import Live
@@ -293,7 +294,7 @@ def rows(kinds: list[str]) -> st.SearchStrategy[list[Any]]:
 ROWS = st.lists(st.sampled_from(sorted(POLICIES)), unique=True, max_size=3).flatmap(rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(steps=st.lists(st.none() | ROWS, max_size=6), seed=st.integers(0, 2**32))
 def test_after_any_changes_a_pipeline_is_what_the_last_one_says(steps: list[Any], seed: int) -> None:
     """Beside a model that makes everything anew each time; and what code gave is the same object all the way."""

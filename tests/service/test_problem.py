@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.core.codes import Code
 from holdfast.core.failure import CHARACTERS_LIMIT, DETAILS_LIMIT, MESSAGE_LIMIT, Failure
 from holdfast.service.problem import INSTANCE_LIMIT, REQUEST_ID_LIMIT, new_request_id, problem, problem_of
@@ -93,7 +94,7 @@ def test_a_path_that_is_no_valid_text_can_be_told() -> None:
     assert msgspec.json.decode(body)["instance"] == "/caf?"
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     code=st.sampled_from(ERRORS),
     message=st.text() | st.text(min_size=MESSAGE_LIMIT),

@@ -18,6 +18,7 @@ from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
+from effort import examples
 from holdfast.core.errors import BootError
 from holdfast.server.admission.patterns import parse_pattern
 from holdfast.server.admission.settings import read_routes
@@ -300,7 +301,7 @@ SEGMENTS = st.lists(st.sampled_from(["a", "b.c", "{x}", "{y:int}", "{z}-{w}"]), 
 PATHS = st.lists(st.sampled_from(["a", "b.c", "7", "x-y", ""]), max_size=5).map(lambda parts: "/" + "/".join(parts))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(segments=SEGMENTS, rest=st.booleans(), slash=st.booleans(), mount=st.integers(0, 2), paths=st.lists(PATHS))
 def test_each_request_that_starlette_gives_to_a_marked_handler_is_the_routes(
     segments: list[str], rest: bool, slash: bool, mount: int, paths: list[str]

@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import BulkheadFull
 from holdfast.core.pipeline import Pipeline
@@ -105,7 +106,7 @@ tables: st.SearchStrategy[dict[str, int]] = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(operations, st.integers(1, 3), st.integers(0, 5), st.sampled_from(["fifo", "lifo"]), tables)
 def test_permits_and_places_go_as_in_the_slow_model(
     todo: list[tuple[str, Any]], limit: int, queue: int, order: Any, caps: dict[str, int]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import CircuitOpen, RateLimited
 from holdfast.core.pipeline import Pipeline
@@ -275,7 +276,7 @@ def test_trailers_that_have_to_be_awaited_are_left_alone_without_a_warning() -> 
     ),
     st.sampled_from(["retry_after", "headers", "response", "trailing_metadata"]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_whatever_is_there_it_says_seconds_or_nothing(value: Any, name: str) -> None:
     for outcome in (
         SimpleNamespace(**{name: value}),

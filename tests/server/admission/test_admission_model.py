@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from effort import examples
 from holdfast.core.call import FAILED, IGNORED, OK, Verdict
 from holdfast.core.clock import VirtualClock
 from holdfast.core.errors import BulkheadFull, Rejected
@@ -123,4 +124,4 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestCrowd = Crowd.TestCase
-TestCrowd.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCrowd.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

@@ -5,6 +5,7 @@ import ipaddress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.server.admission.identity import CHAIN_LIMIT, HOPS_LIMIT, Field, Trust
 
 PROXIES = ("10.0.0.0/8", "2001:db8:aaaa::/48")
@@ -43,7 +44,7 @@ def passed_on(field: Field, claimed: list[str], hops: list[str], one_line: bool)
     return [(field.encode(), line.encode("latin-1", "replace")) for line in (*claimed, *added)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(fields, strangers, st.lists(junk, max_size=4), st.lists(proxies, max_size=4), st.booleans())
 def test_whatever_a_client_sends_it_is_who_the_proxy_has_seen(
     field: Field, client: str, claimed: list[str], hops: list[str], one_line: bool
@@ -53,7 +54,7 @@ def test_whatever_a_client_sends_it_is_who_the_proxy_has_seen(
     assert trust.client("10.9.9.9", headers) == trust.peer(client)[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(fields, st.lists(junk, max_size=400), proxies)
 def test_what_makes_no_sense_leads_to_a_key_of_bounded_size(field: Field, claimed: list[str], peer: str) -> None:
     headers = [(field.encode(), line.encode("latin-1", "replace")) for line in claimed]
@@ -61,7 +62,7 @@ def test_what_makes_no_sense_leads_to_a_key_of_bounded_size(field: Field, claime
     assert 0 < len(key) <= 64
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(fields, st.lists(st.one_of(proxies, strangers), max_size=HOPS_LIMIT), proxies)
 def test_it_finds_what_a_plain_reading_finds(field: Field, chain: list[str], peer: str) -> None:
     trust = TRUST[field]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.core.errors import ConfigError
 from holdfast.server.admission.patterns import Headers, Pattern, parse_pattern
 from holdfast.server.admission.routes import RouteTable
@@ -100,7 +101,7 @@ def built(listed: Sequence[Pattern]) -> RouteTable[Pattern]:
     return RouteTable([(pattern, pattern) for pattern in taken])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.lists(patterns(), max_size=10), st.lists(requests, min_size=1, max_size=12))
 def test_the_table_finds_what_asking_each_route_finds(
     listed: list[Pattern], asked: list[tuple[str, str, str, list[tuple[bytes, bytes]]]]
@@ -115,7 +116,7 @@ def test_the_table_finds_what_asking_each_route_finds(
         assert taken == wanted
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(patterns(), patterns(), st.lists(requests, min_size=1, max_size=12))
 def test_what_is_refused_is_ambiguous_for_some_request(
     one: Pattern, other: Pattern, asked: list[tuple[str, str, str, list[tuple[bytes, bytes]]]]
@@ -139,7 +140,7 @@ def test_what_is_refused_is_ambiguous_for_some_request(
             assert len(best([one, other], *request)) <= 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.text(alphabet="/a.%{}~\\\x00é", max_size=200), st.text(max_size=40))
 def test_no_path_and_no_host_make_it_fail(path: str, host: str) -> None:
     table = built([parse_pattern(text) for text in ("/a/{b}/a", "/a", "/{c...}", "/a/a/{d...}")])

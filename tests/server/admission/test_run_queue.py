@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from effort import examples
 from holdfast.server.admission import run_queue
 from holdfast.server.admission.run_queue import (
     FLOWS,
@@ -305,7 +306,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestModel.settings = settings(max_examples=examples(100), stateful_step_count=50, deadline=None)
 
 
 class Served(NamedTuple):

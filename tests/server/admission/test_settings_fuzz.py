@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from holdfast.core.errors import ConfigError
 from holdfast.server.admission.admission import Admission
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings, read_admission, read_routes
@@ -40,7 +41,7 @@ routes = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(values, st.one_of(values, routes))
 def test_settings_are_read_or_refused(admission: Any, listed: Any) -> None:
     read, mistake = attempt(read_admission, admission)
