@@ -5,6 +5,8 @@
 .PHONY: run test unit e2e check format bench bench-policies soak fuzz versions clean
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+# Tests in as many processes as there are cores, each file's in one.
+PARALLEL := -n logical --dist loadfile
 
 run:
 	@scripts/setup demo
@@ -14,7 +16,7 @@ test: unit e2e
 
 unit:
 	@scripts/setup dev
-	$(PYTHON) -m pytest -q -m "not e2e" $(ARGS)
+	$(PYTHON) -m pytest -q $(PARALLEL) -m "not e2e" $(ARGS)
 
 e2e:
 	@scripts/setup dev
