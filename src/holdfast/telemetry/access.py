@@ -45,7 +45,7 @@ class AccessLog:
         rng: random.Random | None = None,
     ) -> None:
         self._clock = clock
-        self._wall = clock.wall
+        self.wall = clock.wall
         self._random = (rng or random.Random()).random  # noqa: S311 - no secret
         self._sample = 1.0
         self._slow = SLOW
@@ -90,11 +90,13 @@ class AccessLog:
         route: str = "",
         sent: int = -1,
         reason: str = "",
+        at: float | None = None,
     ) -> None:
         """Log a request that is over. Anything may be in the texts; they are escaped, and cut when they are long.
 
         ``path`` is decoded, ``query`` is raw and without the ``?``. ``status`` 0: no response was begun. ``seconds`` is
         the duration, ``sent`` the bytes of the body (negative: not known), ``reason`` why the request was refused.
+        ``at`` is when it was over, in seconds since the Unix epoch; now, when it is left out.
         """
         if not self._enabled:
             return
@@ -111,7 +113,7 @@ class AccessLog:
             if self._line is None:
                 _log(request)
             else:
-                self._add(self._line(self._wall(), request))
+                self._add(self._line(self.wall() if at is None else at, request))
         except Exception as error:  # a filter of the user's, or no text at all: a request must not fail over its line
             self._lose(type(error).__name__)
 
@@ -143,7 +145,7 @@ class AccessLog:
     def _notice(self, lines: int, why: str) -> str:
         what = "1 access line was" if lines == 1 else f"{lines} access lines were"
         record = logging.LogRecord(ACCESS, logging.WARNING, __file__, 0, f"{what} lost: {why}", None, None)
-        record.created = self._wall()
+        record.created = self.wall()
         try:
             return (self._formatter or _PLAIN).format(record) + "\n"
         except Exception:  # a label that cannot be shown: the bare message is still better than nothing

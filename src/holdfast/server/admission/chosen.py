@@ -31,7 +31,8 @@ class Chosen:
         self._full = False
         self._cpu = 0.0
         self._began = -inf
-        self._due = -inf
+        self.due = -inf
+        """Until then ends are only gathered."""
 
     @property
     def limit(self) -> float:
@@ -45,7 +46,7 @@ class Chosen:
         self._spent += seconds
         self._full = self._full or full
         self._late = self._late or late
-        if now < self._due:
+        if now < self.due:
             return False
         return self._end_window(now)
 
@@ -59,7 +60,7 @@ class Chosen:
         known = seconds <= 2 * LONGEST_WINDOW  # else it is the first one, or nothing has ended for a while
         rtt = self._spent / self._completed
         if known and seconds < LONGEST_WINDOW and (self._completed < SAMPLES or seconds < rtt):
-            self._due = now + self.settings.window / 4
+            self.due = now + self.settings.window / 4
             return False
         used = (self.settings.cpu or time.process_time)() if limit.needs_cpu else 0.0
         if known:
@@ -80,5 +81,5 @@ class Chosen:
         self._spent = 0.0
         self._late = self._full = False
         self._began = now
-        self._due = now + self.settings.window
+        self.due = now + self.settings.window
         return known

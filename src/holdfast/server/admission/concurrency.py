@@ -161,7 +161,8 @@ class Concurrency:
         self._spent = 0.0
         self._full = False
         self._began = -inf
-        self._due = -inf
+        self.due = -inf
+        """Until then ends are only gathered."""
         self._usual = 0.0
         self._bad = 0
         self._met_at = 0.0
@@ -191,7 +192,7 @@ class Concurrency:
         self._spent += seconds
         if full:
             self._full = True
-        if now < self._due:
+        if now < self.due:
             return False
         return self._end_window(now)
 
@@ -220,7 +221,7 @@ class Concurrency:
             return False
         # In less than a duration the throughput comes and goes with what was begun together.
         if seconds < LONGEST_WINDOW and (self._count < SAMPLES or seconds < self._usual):
-            self._due = now + WINDOW / 4
+            self.due = now + WINDOW / 4
             return False
         window = self._judge(seconds)
         if window is None:
@@ -323,4 +324,4 @@ class Concurrency:
         self._spent = 0.0
         self._full = False
         self._began = now
-        self._due = now + WINDOW
+        self.due = now + WINDOW

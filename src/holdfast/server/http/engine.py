@@ -105,11 +105,6 @@ class HttpEngine:
         self._admission = admission or AdmissionSettings()
         self._routes = routes
         self._exempt = frozenset(exempt)
-        self._access: AccessLog | None = None
-        if settings.access_log:
-            from holdfast.telemetry import access  # most services log no requests
-
-            self._access = access.AccessLog(clock=clock)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._intake = intake[0] if intake else None
@@ -131,8 +126,13 @@ class HttpEngine:
         """Begin to accept. ``app_state`` is what the lifespan left for requests."""
         self._loop = asyncio.get_running_loop()
         self.state.app_state = app_state or {}
+        access = None
+        if self.settings.access_log:
+            from holdfast.telemetry.access import AccessLog  # most services log no requests
+
+            access = AccessLog(clock=self._clock)
         self.state.entrance = Entrance(
-            self._loop, self._clock, self._admission, self._routes, self.state.errors, self._exempt, self._access
+            self._loop, self._clock, self._admission, self._routes, self.state.errors, self._exempt, access
         )
         self._tick()
         self._accepting = True
@@ -208,8 +208,7 @@ class HttpEngine:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-            if self._access is not None:
-                self._access.close()
+            self.state.entrance.close()
 
     def _limit_idle(self, limit: float) -> None:
         for connection in self._connections():
@@ -352,9 +351,8 @@ class HttpEngine:
         if now >= self._date_due:
             self._date_due = now + 1.0
             state.set_date(self._clock.wall())
-        if self._access is not None:
-            self._access.flush()
         state.entrance.admission.look(now)
+        state.entrance.flush()
         blocked = lag > TOO_LATE  # what arrived meanwhile is still unread: nobody else was slow
         for connection in self._connections():
             if blocked:

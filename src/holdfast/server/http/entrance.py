@@ -27,11 +27,19 @@ if TYPE_CHECKING:
 Client: TypeAlias = tuple[str, int] | None
 """Address and port as ASGI has them."""
 
+Over: TypeAlias = tuple[float, float, str, str, bytes, int, Client, str, str, int, str]
+"""When, after how many seconds, method, path, query, status, client, request id, route, bytes sent, why refused."""
+Handled: TypeAlias = tuple[Any, float, float, bool, bool]
+"""Endpoint or path, seconds, when, whether others waited for its place, whether its deadline had passed."""
+
 SHED: Final = Overloaded("queue", "the service has more to do than it can", 1.0)
 """The refusal of a request that has waited for too long: one for all, since it has to be cheap."""
 DRAINED: Final = Overloaded("drain", "this worker ends before the request's turn", 1.0)
 OFTEN: Final = (SHED, DRAINED)
 
+GATHERED: Final = 64
+"""Ends of requests that are told to counters, log and limit at once. To tell of each at its end takes twice as long:
+by then what tells of it has left the processor's caches."""
 KIND_PARTS: Final = 2
 """Parts of a path that tell requests apart where no framework does. What follows is a number or a name, most often."""
 
@@ -57,7 +65,9 @@ class Entrance:
         self.cycles: dict[asyncio.Task[None], Cycle] = {}
         """Requests whose app has not returned. WebSockets are in ``EngineState.tasks``."""
         self.access = access
-        self.counters = RequestCounters()
+        self._counters = RequestCounters()
+        self._over: list[Over] = []
+        self._handled: list[Handled] = []
         self.ids = RequestIds()
         self.now: Callable[[], float] = clock.now
         self.alarms = Alarms(loop, self.now)
@@ -73,7 +83,6 @@ class Entrance:
         self.fair_key = admission.fair_key
         self._concurrency = admission.concurrency
         self._governor = _governor(admission)
-        self._by_kind = isinstance(self._governor, Concurrency)
         self._limit(inf if self._governor is None else self._governor.limit)
         self.starter.patience = float(admission.max_wait)
         self._draining = False
@@ -87,7 +96,7 @@ class Entrance:
         if (admission.queue, admission.concurrency) != (self.queue, self._concurrency):
             self._concurrency = admission.concurrency
             self._governor = _governor(admission)
-            self._by_kind = isinstance(self._governor, Concurrency)
+            self._handled.clear()
             self._limit(inf if self._governor is None else self._governor.limit)
         self.queue = admission.queue
         self.fair_key = admission.fair_key
@@ -110,27 +119,61 @@ class Entrance:
     def account(
         self, scope: Any, method: str, status: int, began: float, route: str, sent: int = -1, reason: str = ""
     ) -> None:
-        """Count a request that is over, and write its line. ``reason``: the policy that refused it."""
-        seconds = self.now() - began
-        if reason:
-            self.counters.refuse(route, reason)
-        else:
-            self.counters.count(route, status, seconds)
-        access = self.access
-        if access is not None and access.enabled:
-            client = scope["client"]
-            access.write(
+        """A request is over: it will be counted, and have its line. ``reason``: the policy that refused it."""
+        over = self._over
+        now = self.now()
+        over.append(
+            (
+                now,
+                now - began,
                 method,
                 scope["path"],
                 scope["query_string"],
                 status,
-                seconds,
-                f"{client[0]}:{client[1]}" if client else "",
+                scope["client"],
                 scope["request_id"],
                 route,
                 sent,
                 reason,
             )
+        )
+        if len(over) >= GATHERED:
+            self._settle()
+
+    @property
+    def counters(self) -> RequestCounters:
+        """How many requests there were, up to now."""
+        self._settle()
+        return self._counters
+
+    def flush(self) -> None:
+        """Write the lines of what is over. Does not wait. To be called every so often."""
+        self._settle()
+        if self.access is not None:
+            self.access.flush()
+
+    def close(self) -> None:
+        """Write all lines; waits for a reader that is behind, but not for long."""
+        self._settle()
+        if self.access is not None:
+            self.access.close()
+
+    def _settle(self) -> None:
+        over, self._over = self._over, []
+        counters = self._counters
+        for _, seconds, _, _, _, status, _, _, route, _, reason in over:
+            if reason:
+                counters.refuse(route, reason)
+            else:
+                counters.count(route, status, seconds)
+        access = self.access
+        if over and access is not None and access.enabled:
+            began = access.wall() - self.now()
+            for now, seconds, method, path, query, status, client, request_id, route, sent, reason in over:
+                name = f"{client[0]}:{client[1]}" if client else ""
+                access.write(
+                    method, path, query, status, seconds, name, request_id, route, sent, reason, at=began + now
+                )
 
     @property
     def waiting(self) -> int:
@@ -180,10 +223,21 @@ class Entrance:
         governor = self._governor
         # A stream takes as long as its client wants, and who has left did not wait for the end.
         if governor is not None and not cycle.event_stream and (cycle.late or not cycle.disconnected):
-            kind = _kind(cycle.scope) if self._by_kind else None
-            if governor.ended(kind, seconds, now, full=starter.full, late=cycle.late):
-                self._limit(governor.limit)
+            handled = self._handled
+            scope = cycle.scope
+            handled.append((scope.get("endpoint") or scope["path"], seconds, now, starter.full, cycle.late))
+            if now >= governor.due or len(handled) >= GATHERED:
+                self._learn(governor)
         starter.done(seconds)
+
+    def _learn(self, governor: Concurrency | Chosen) -> None:
+        handled, self._handled = self._handled, []
+        ended = governor.ended
+        looked = False
+        for what, seconds, now, full, late in handled:
+            looked |= ended(_kind(what), seconds, now, full=full, late=late)
+        if looked:
+            self._limit(governor.limit)
 
     def _limit(self, limit: float) -> None:
         if limit < inf:  # streams last, and hold nothing up
@@ -211,12 +265,11 @@ def _governor(settings: AdmissionSettings) -> "Concurrency | Chosen | None":
     return Chosen(settings.limit)
 
 
-def _kind(scope: dict[str, Any]) -> Hashable:
+def _kind(what: Any) -> Hashable:
     """What requests are alike: those for one endpoint, where the framework tells, or for the same place."""
-    endpoint = scope.get("endpoint")
-    if endpoint is None:
-        return tuple(scope["path"].split("/", KIND_PARTS + 1)[1 : KIND_PARTS + 1])
-    return endpoint if isinstance(endpoint, Hashable) else id(endpoint)
+    if type(what) is str:
+        return tuple(what.split("/", KIND_PARTS + 1)[1 : KIND_PARTS + 1])
+    return what if isinstance(what, Hashable) else id(what)
 
 
 def _wanted(cycle: Cycle) -> bool:
