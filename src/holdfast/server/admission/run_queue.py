@@ -238,10 +238,11 @@ class RunQueue(Generic[R]):
         self.expired = 0
         self.evicted = 0
         self._classes: tuple[_Class[R], ...] = tuple(_Class() for _ in range(classes))
-        self._length = 0
+        self.length = 0
+        """Requests that wait."""
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def overloaded(self, now: float) -> bool:
         """Whether there is more to do than can be done."""
@@ -253,11 +254,11 @@ class RunQueue(Generic[R]):
         That may be ``request`` itself. ``arrived`` never goes back.
         """
         entry = self._classes[rank].put(request, arrived, key)
-        self._length += 1
-        if self._length <= LENGTH_LIMIT:
+        self.length += 1
+        if self.length <= LENGTH_LIMIT:
             return entry, None
         self.evicted += 1
-        self._length -= 1
+        self.length -= 1
         group = next(group for group in self._classes if group.waiting)
         newest = next(entry for entry in reversed(group.longest().entries) if not entry.gone)
         return entry, group.drop(newest).request
@@ -272,21 +273,21 @@ class RunQueue(Generic[R]):
                     group.refused(now)
                     out += late
         self.expired += len(out)
-        self._length -= len(out)
+        self.length -= len(out)
         return out
 
     def pop(self) -> R | None:
         """The next to begin, None when nothing waits. ``expire`` comes first."""
         for group in reversed(self._classes):
             if group.waiting:
-                self._length -= 1
+                self.length -= 1
                 return group.first().request
         return None
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """How it is just now, as plain values."""
         return {
-            "waiting": self._length,
+            "waiting": self.length,
             "overloaded": self.overloaded(now),
             "expired": self.expired,
             "evicted": self.evicted,

@@ -115,21 +115,31 @@ class Starter(Generic[R]):
 
     def take(self, request: R) -> bool:
         """Start ``request`` now, if it has its turn now; False when it has to ``wait``."""
-        now = self._loop.time()
-        if not self._turning and now - self._turned_at >= LEAST_TURN:
-            self._in_turn = 0
-            self._looked_at = self._turned_at = now
-        if not len(self.queue) and self._has_room():
-            measure = now >= self._measure_at and not self._turning
-            if measure:
+        # Once for each request: what ``_has_room`` and ``_begin`` do is written out. While nobody waits there is no need
+        # of turns, each of which costs as much as a short request.
+        measure = False
+        if not self._turning:
+            now = self._loop.time()
+            if now - self._turned_at >= LEAST_TURN:
                 self._in_turn = 0
-                self._turned_at = now
-                self._measuring = True
-            self._begin(request)
-            if measure:
-                self._go_on()  # after the handler
-            return True  # while nobody waits there is no need of turns, each of which costs as much as a short request
-        return False
+                self._looked_at = self._turned_at = now
+            measure = now >= self._measure_at
+        in_turn = self._in_turn
+        if self.queue.length or self.running >= self.limit:
+            return False
+        if in_turn and not 0.0 < (in_turn + 1) * self.work <= BUDGET:
+            return False
+        if measure:
+            in_turn = 0
+            self._turned_at = now
+            self._measuring = True
+        self._in_turn = in_turn + 1
+        self.running += 1
+        self.started += 1
+        self._start(request)
+        if measure:
+            self._go_on()  # after the handler
+        return True
 
     def wait(self, request: R, *, rank: int, key: Hashable = None) -> None:
         """Start ``request`` when its turn comes, or refuse it."""
@@ -143,13 +153,13 @@ class Starter(Generic[R]):
         """A handler has come to its end, ``seconds`` after its start."""
         self.running -= 1
         self.duration = _mean(self.duration, seconds)
-        if len(self.queue):
+        if self.queue.length:
             self._go_on()
 
     @property
     def full(self) -> bool:
         """Whether requests wait since ``limit`` handlers run."""
-        return len(self.queue) > 0 and self.running >= self.limit
+        return self.queue.length > 0 and self.running >= self.limit
 
     def clear(self) -> None:
         """Refuse all that waits: the time is over."""

@@ -67,12 +67,12 @@ class Cycle(Response):
         self.refusal: Rejected | None = None  # why the app is not called
         self.alarm: Alarm = 0
         self.task: asyncio.Task[None] | None = None
-        self.body = bytearray()
+        self.body: bytes | bytearray = b""
         self.delivered = False  # the app has had the last piece of the body
         self.event: asyncio.Event | None = None  # made when somebody waits; most requests never do
         self.disconnected = False
         self.heard = False  # the app waits in ``receive``, or has been told of the end there
-        self.held: list[Any] = []  # messages of a 500, which may be a framework's for an error that the table knows
+        self.held: tuple[Any, ...] = ()  # messages of a 500, which may be for an error that the table knows
         self.late = False
         self.ending = False
         self.began = began
@@ -162,7 +162,10 @@ class Cycle(Response):
 
     def feed(self, data: bytes) -> int:
         """Take a piece of the request's body; returns how much waits unread."""
-        self.body += data
+        if self.body:
+            self.body += data
+        else:
+            self.body = bytearray(data)
         self.wake()
         return len(self.body)
 
@@ -209,7 +212,7 @@ class Cycle(Response):
                 protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.disconnected or self.response_complete or self.ending):
             if self.body or not (self.more_body or self.delivered):
-                body, self.body = bytes(self.body), bytearray()
+                body, self.body = bytes(self.body), b""
                 self.delivered = not self.more_body
                 protocol.resume_reading()
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
@@ -255,7 +258,7 @@ class Cycle(Response):
     def _hold(self, message: Any, kind: str) -> None:
         """Keep a 500 until the app goes on. Frameworks answer 500 to an error and raise it again in the same step: then
         the table may know better what to answer."""
-        self.held.append(message)
+        self.held = (*self.held, message)
         if len(self.held) == 1:
             return
         if kind != "http.response.body" or message.get("more_body", False):
@@ -265,7 +268,7 @@ class Cycle(Response):
 
     def _release(self) -> None:
         """Write what was held."""
-        held, self.held = self.held, []
+        held, self.held = self.held, ()
         if not held or self.disconnected or self.response_complete:
             return
         try:
@@ -341,7 +344,7 @@ class Cycle(Response):
         if self.held and failure.status == 500:
             self._release()  # the app's own page
         elif not self.response_started and not gone:
-            self.held.clear()
+            self.held = ()
             self._answer(failure, request_id)
 
     def _cut_off(self) -> None:

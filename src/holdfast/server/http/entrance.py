@@ -58,6 +58,7 @@ class Entrance:
         access: "AccessLog | None",
     ) -> None:
         """``exempt`` are paths of health probes, which are neither counted nor refused nor logged."""
+        self._loop = loop
         self.admission = Admission(admission, routes, clock=clock)
         self._trust = self.admission.connect(None).trust
         self.answers = Answers(errors, OFTEN)
@@ -186,7 +187,7 @@ class Entrance:
         if cycle.refusal is not None:
             cycle.turn_away(cycle.refusal)
         elif ticket is None:
-            cycle.protocol.begin(cycle, self._ended)
+            self._begin(cycle, self._ended)
         else:
             deadline = ticket.call.deadline
             if deadline < inf:
@@ -199,7 +200,7 @@ class Entrance:
                 if not self.starter.take(cycle):
                     self.starter.wait(cycle, rank=ticket.context.criticality, key=self.fair_key(ticket.call))
             else:
-                cycle.protocol.begin(cycle, self._ended)
+                self._begin(cycle, self._ended)
 
     def snapshot(self) -> dict[str, Any]:
         """The queue, and how many handlers may run, as plain values."""
@@ -213,7 +214,14 @@ class Entrance:
 
     def _start(self, cycle: Cycle) -> None:
         cycle.started = self.now()
-        cycle.protocol.begin(cycle, self._done)
+        cycle.task = task = self._loop.create_task(cycle.run(cycle.protocol.app))
+        self.cycles[task] = cycle
+        task.add_done_callback(self._done)
+
+    def _begin(self, cycle: Cycle, ended: Callable[[asyncio.Task[None]], object]) -> None:
+        cycle.task = task = self._loop.create_task(cycle.run(cycle.protocol.app))
+        self.cycles[task] = cycle
+        task.add_done_callback(ended)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         cycle = self._ended(task)

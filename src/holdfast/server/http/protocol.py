@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
@@ -146,7 +145,7 @@ class HttpProtocol(ReadingProtocol):
             "method": method,
             "root_path": self.root_path,
             "path": self.root_path + path,
-            "raw_path": self.root_path.encode() + raw_path,
+            "raw_path": self.root_path.encode() + raw_path if self.root_path else raw_path,
             "query_string": (url.query or b"") if url is not None else b"",
             "headers": self.headers,
             "state": self.app_state.copy(),
@@ -269,12 +268,6 @@ class HttpProtocol(ReadingProtocol):
         make = partial(WebSocketProtocol, peer=self.peer, ticket=ticket, opening=cast("dict[str, Any]", self.scope))
         self.ws_protocol_class = cast("Any", make)
         super().handle_websocket_upgrade()
-
-    def begin(self, cycle: Cycle, ended: Callable[[asyncio.Task[None]], object]) -> None:
-        """Call the app. ``ended`` must take the task out of the engine's ``cycles``."""
-        cycle.task = task = self.loop.create_task(cycle.run(self.app))
-        self.state.entrance.cycles[task] = cycle
-        task.add_done_callback(ended)
 
     @property
     def last_answer(self) -> bool:

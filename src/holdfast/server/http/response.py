@@ -2,7 +2,7 @@
 
 import http
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from holdfast.server.http.protocol import HttpProtocol
@@ -22,6 +22,13 @@ def _status_line(status: int) -> bytes:
         phrase = ""
     return f"HTTP/1.1 {status} {phrase}\r\n".encode()
 
+
+_KNOWN_LIMIT: Final = 256
+"""Lines of headers that are remembered: apps say the same again and again. When there are more, all are forgotten."""
+_KNOWN_SIZE: Final = 64
+"""Bytes that one of them may have."""
+_known: dict[tuple[bytes, bytes], bytes] = {}
+"""Lines of sound headers that have nothing to do with framing, by name and value."""
 
 STATUS_LINE = {status: _status_line(status) for status in range(100, 600)}
 
@@ -77,7 +84,7 @@ class Response:
             self.keep_alive = False
         if self.expect_continue and self.more_body:
             self.keep_alive = False  # nobody can tell whether the body will follow
-        self.chunked = False  # a start that failed over a bad header may have left it
+        self.chunked = self.event_stream = False  # a start that failed over a bad header may have left it
         self.expected = -1
         if status < 200:
             raise RuntimeError(f"{status} is no final status of a response")
@@ -87,30 +94,46 @@ class Response:
         declared = False
         says_close = says_id = False
         for name, value in headers:
+            if name == b"content-length" and value.isdigit() and not declared:
+                self.expected = int(value)
+                declared = True
+                content += (b"content-length: ", value, b"\r\n")
+                continue
+            try:
+                line = _known.get((name, value))
+            except TypeError:  # a bytearray
+                line = None
+            if line is not None:
+                content.append(line)
+                continue
             if _BAD_NAME.search(name) or _BAD_VALUE.search(value):
                 raise RuntimeError(f"invalid character in the response header {name!r}: {value!r}")
-            name = name.lower()  # noqa: PLW2901
-            if name in _FRAMING:
-                if name == b"content-length":
-                    if declared or not value.isdigit():
-                        raise RuntimeError(f"the response declares its length twice, or wrongly: {value!r}")
-                    self.expected = int(value)
-                    declared = True
-                elif name == b"transfer-encoding" and value.lower() == b"chunked":
-                    if declared:
-                        raise RuntimeError("the response declares both a Content-Length and chunks")
-                    self.chunked = declared = True
-                    self.expected = -1
-                elif name == b"content-type":
-                    self.event_stream = value.startswith(b"text/event-stream")
-                    if self.event_stream and state.draining:
-                        self.protocol.loop.call_later(state.settings.stream_grace, self.end_stream)
-                elif name == b"connection" and b"close" in value.lower():
-                    self.keep_alive = False
-                    says_close = True
-                elif name == b"x-request-id":
-                    says_id = True
-            content += (name, b": ", value, b"\r\n")
+            name = bytes(name).lower()  # noqa: PLW2901
+            line = b"%b: %b\r\n" % (name, value)
+            content.append(line)
+            if name not in _FRAMING:
+                _remember(name, value, line)
+            elif name == b"content-length":
+                if declared or not value.isdigit():
+                    raise RuntimeError(f"the response declares its length twice, or wrongly: {value!r}")
+                self.expected = int(value)
+                declared = True
+            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                if declared:
+                    raise RuntimeError("the response declares both a Content-Length and chunks")
+                self.chunked = declared = True
+                self.expected = -1
+            elif name == b"content-type":
+                self.event_stream = value.startswith(b"text/event-stream")
+                if not self.event_stream:
+                    _remember(name, value, line)
+                elif state.draining:
+                    self.protocol.loop.call_later(state.settings.stream_grace, self.end_stream)
+            elif name == b"connection" and b"close" in value.lower():
+                self.keep_alive = False
+                says_close = True
+            elif name == b"x-request-id":
+                says_id = True
         if not says_id:
             content += (b"x-request-id: ", scope["request_id"].encode(), b"\r\n")
         if not declared and status not in _BODILESS and scope["method"] != "HEAD":
@@ -176,3 +199,11 @@ class Response:
             if self.expected > 0:
                 raise RuntimeError(f"the response's body is {self.expected} bytes shorter than its Content-Length")
             self._complete()
+
+
+def _remember(name: bytes, value: bytes, line: bytes) -> None:
+    if len(line) > _KNOWN_SIZE or type(value) is not bytes or name == b"set-cookie":  # which is one user's own
+        return
+    if len(_known) >= _KNOWN_LIMIT:
+        _known.clear()
+    _known[name, value] = line
