@@ -115,8 +115,8 @@ class Starter(Generic[R]):
 
     def take(self, request: R) -> bool:
         """Start ``request`` now, if it has its turn now; False when it has to ``wait``."""
-        # Once for each request: what ``_has_room`` and ``_begin`` do is written out. While nobody waits there is no need
-        # of turns, each of which costs as much as a short request.
+        # Once for each request: what ``_has_room`` and ``_begin`` do is written out. While nobody waits there is no
+        # need of turns, each of which costs as much as a short request.
         measure = False
         if not self._turning:
             now = self._loop.time()
