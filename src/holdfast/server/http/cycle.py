@@ -282,7 +282,8 @@ class Cycle(Response):
 
     def _complete(self) -> None:
         self.response_complete = True
-        self.wake()
+        if self.event is not None:
+            self.event.set()
         if self.ticket is not None:
             self._account()
             self.leave(OK if self.status < 500 else FAILED)

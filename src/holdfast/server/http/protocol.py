@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from functools import partial
+from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -290,9 +291,16 @@ class HttpProtocol(ReadingProtocol):
         elif self.refusal is not None:
             self._send_refusal(self.refusal)
         else:
-            self.flow.resume_reading()
-            if not self.in_message:
-                self._rest()
+            flow = self.flow
+            if flow.read_paused:
+                flow.resume_reading()
+            if not self.in_message:  # as ``_rest``, once for each request
+                if self.lingering:
+                    return
+                if not flow.write_paused:
+                    self.deadline = self.state.now + self.state.idle_limit
+                if self.state.draining:
+                    self.drain_step()
             elif self.in_head:
                 self.deadline = self.state.now + self.settings.header_timeout
             else:

@@ -50,6 +50,7 @@ class ReadingProtocol(ClosingProtocol):
         self.body_size = 0
         self.window_size = 0  # body bytes when the current body window began
         self.host = ""
+        self.known_host = b""  # a sound one
         self.length = 0  # of the body, as declared
         self.hosts = 0
         self.refusal: Refusal | None = None
@@ -134,8 +135,10 @@ class ReadingProtocol(ClosingProtocol):
                     raise body_too_large(self.settings)
             elif name == b"host":
                 self.hosts += 1
-                if not _HOST.fullmatch(value):
-                    raise Refusal(400, "The Host header is not valid.")
+                if value != self.known_host:  # all requests of a connection say the same, nearly always
+                    if not _HOST.fullmatch(value):
+                        raise Refusal(400, "The Host header is not valid.")
+                    self.known_host = value
                 self.host = value.decode()
             elif value.lower() == b"100-continue":
                 self.expect_100_continue = True

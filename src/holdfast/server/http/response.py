@@ -88,16 +88,14 @@ class Response:
         self.expected = -1
         if status < 200:
             raise RuntimeError(f"{status} is no final status of a response")
-        content = [STATUS_LINE[status]]
-        for name, value in state.default_headers:
-            content += (name, b": ", value, b"\r\n")
+        content = [STATUS_LINE[status], state.default_lines]
         declared = False
         says_close = says_id = False
         for name, value in headers:
             if name == b"content-length" and value.isdigit() and not declared:
                 self.expected = int(value)
                 declared = True
-                content += (b"content-length: ", value, b"\r\n")
+                content.append(b"content-length: %b\r\n" % value)
                 continue
             try:
                 line = _known.get((name, value))
@@ -135,7 +133,7 @@ class Response:
             elif name == b"x-request-id":
                 says_id = True
         if not says_id:
-            content += (b"x-request-id: ", scope["request_id"].encode(), b"\r\n")
+            content.append(b"x-request-id: %b\r\n" % scope["request_id"].encode())
         if not declared and status not in _BODILESS and scope["method"] != "HEAD":
             if scope["http_version"] == "1.0":
                 self.keep_alive = False  # an HTTP/1.0 client knows no chunks: the end of the connection ends the body

@@ -49,6 +49,8 @@ class EngineState(ServerState):
         """How long a connection may rest between two requests; shorter in a drain."""
         self.on_room: Callable[[], None] | None = None
         """Set while new connections wait because too many are open: to be called when one ends."""
+        self.default_lines = b""
+        """``default_headers`` as they go onto the wire."""
         self.now = 0.0
         """The loop's time at the last tick: exact to TICK, and free to read."""
         self.closing = False
@@ -70,7 +72,9 @@ class EngineState(ServerState):
         return len(self.entrance.cycles) + len(self.tasks) + self.entrance.waiting
 
     def set_date(self, unix_seconds: float) -> None:
-        self.default_headers = [(b"date", formatdate(unix_seconds, usegmt=True).encode())]
+        date = formatdate(unix_seconds, usegmt=True).encode()
+        self.default_headers = [(b"date", date)]
+        self.default_lines = b"date: %b\r\n" % date
 
     def migrate(self, listener: int, fd: int) -> bool:
         """Hand the connection ``fd`` over. False when the queue is full just now, or there is none."""
