@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from functools import partial
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
 
