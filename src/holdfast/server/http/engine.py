@@ -27,7 +27,6 @@ from holdfast.server.http.uvicorn_config import configured
 
 if TYPE_CHECKING:
     from holdfast.server.http.websocket import WebSocketProtocol
-    from holdfast.telemetry.access import AccessLog
 
 logger = logging.getLogger("holdfast.http")
 

@@ -238,7 +238,7 @@ class Entrance:
                 self._learn(governor)
         starter.done(seconds)
 
-    def _learn(self, governor: Concurrency | Chosen) -> None:
+    def _learn(self, governor: "Concurrency | Chosen") -> None:
         handled, self._handled = self._handled, []
         ended = governor.ended
         looked = False
