@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from fuzz.target import Target
+from fuzz.target import Target, another
 from fuzz.targets import NAMES, target_of
 
 SECONDS: Final = 60.0
@@ -116,10 +116,7 @@ def run_blind(name: str, seconds: float, seed: int) -> bool:
     began = said = time.monotonic()
     count = 0
     while (now := time.monotonic()) < began + seconds:
-        data = rng.choice(target.seeds)
-        for _ in range(rng.randint(0, 8)):
-            data = target.mutate(data, rng)
-        if not _survives(target, data):
+        if not _survives(target, another(target, rng)):
             return False
         count += 1
         if now >= said + INTERVAL:

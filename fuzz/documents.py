@@ -6,12 +6,13 @@ What is read can be shown, stored, sent, compared and served from: admission and
 import json
 import random
 from math import inf
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from fuzz.mutation import ODD, change_bytes, change_lines
+from fuzz.mutation import LONGEST, ODD, change_bytes, change_lines
 from fuzz.target import Target, hold
+from fuzz.trees import change_tree
 from holdfast.config.diff import changes
 from holdfast.config.document import Document, merged
 from holdfast.config.layers import from_environment, toml_in
@@ -90,6 +91,31 @@ WORDS: Final = (
     b'[{ env = "TOKEN" }]', b'{ file = "x" }', b'"""', b"'''", b"[" * 40, b"{a=" * 40, b'"\\uD800"', b'"\\u0000"',
     b"1979-05-27", b'"critical"', b'"gcra"', b'"unix"', b'"not_found"', b"409", b"[]", b"{}", b'""',
 )  # fmt: skip
+
+REFERENCE: Final = {"env": "TOKEN"}
+VALUES: Final[tuple[Any, ...]] = (
+    REFERENCE, [REFERENCE], {"file": "/nowhere"}, True, False, 0, 1, -1, 2**63 - 1, 2**64, 1e308, float("nan"),
+    float("inf"), 0.5, "", "x", "5/s", "1/h", "1e400/s", "0/s", "10ms", "-1s", "1000000h", "*", "GET /{a}",
+    "GET /{a}/{a...}", "header:x-a", "header:", "client", "tenant", "route", "gcra", "sliding_log", "warm_up",
+    "leaky_bucket", "unix", "0.0.0.0/0", "::/0", "10.0.0.1/8", "critical", "critical_plus", "forwarded", "not_found",
+    "unknown", "shop:Gone", "a" * 300, "\x1b[31m", "\u202e", "\u00e9", [], {}, [1, 2], ["breaker"], [{"bulkhead": 1}],
+    {"a": {"b": 1}}, {"rate": "5/s", "burst": 4}, {"rate": "5/s", "key": "header:x-a", "max_keys": 3},
+    {"limit": 3, "queue": 2, "max_wait": "1s"}, {"target": "20ms"}, {"failures": 0.5, "window": "10s"},
+    {"attempts": 3}, {"ttl": "1s"}, {"code": "not_found", "status": 404},
+    {"rate": "5/s", "tiers": {"gold": "9/s"}, "tier": "key"}, {"x-a": "1"}, {"x-a": "*", "X-A": "2"}, 200, 404, 499,
+    999,
+)  # fmt: skip
+NAMES: Final = (
+    "run", "admission", "routes", "errors", "pipelines", "settings", "rotes", "app", "workers", "bind",
+    "trusted_proxies", "forwarded", "tenant", "concurrency", "queue", "max_wait", "fair_by", "clients", "rate",
+    "burst", "connections", "match", "host", "headers", "name", "timeout", "criticality", "must_finish", "rate_limit",
+    "throttle", "breaker", "bulkhead", "policies", "retry", "cache", "hedge", "fallback", "fault", "budget",
+    "adaptive_limit", "singleflight", "key", "max_keys", "algorithm", "tiers", "tier", "limit", "target", "attempts",
+    "code", "status", "reason", "currency", "token", "tokens", "database", "password", "size", "shop:Gone",
+    "builtins:KeyError", "ship", "", "a.b", "x" * 210, "\x7f",
+)  # fmt: skip
+TREES: Final = 0.6
+"""The share of changes that leave a file TOML."""
 
 
 class Database(msgspec.Struct, frozen=True):
@@ -196,10 +222,14 @@ def _without_secret(*texts: str) -> None:
 def mutate(data: bytes, rng: random.Random) -> bytes:
     """Another file: other lines, other values, other bytes."""
     first, text = data[:1] or b"\0", data[1:]
+    if rng.random() < TREES:
+        changed = change_tree(text, rng, NAMES, VALUES)
+        if changed is not None:
+            return (first + changed)[:LONGEST]
     match rng.randrange(8):
         case 0:
             first = rng.randbytes(1)
-        case 1 | 2:
+        case 1:
             text = change_bytes(text, rng, WORDS)
         case _:
             text = change_lines(text, rng, LINES, WORDS)
