@@ -46,6 +46,15 @@ def module(block: Block) -> str:
 
 
 SERVED = [block for block in TITLED if served(block.text)]
+IMPORT_EACH = """
+import importlib, sys
+modules = sys.argv[1:]
+for name in modules:
+    print(name, flush=True)
+    importlib.import_module(name)
+    for other in modules:  # each is the first one
+        sys.modules.pop(other, None)
+"""
 IMPORTED = [block for block in TITLED if not served(block.text)]
 
 
@@ -55,20 +64,24 @@ def test_each_python_block_is_python(block: Block) -> None:
 
 
 def test_the_pages_with_apps_have_files_to_run() -> None:
+    assert IMPORTED
     with_files = {block.page.name for block in SERVED}
     assert {"README.md", "reload.md", "service.md", "health.md", "wsgi.md", "crashes.md", "limits.md"} <= with_files
     assert all(any(blocks(page)) for page in PAGES if page.name not in ("CHANGELOG.md", "index.md"))
 
 
-def test_each_file_that_serves_nothing_runs_or_can_be_imported(tmp_path: Path) -> None:
-    assert IMPORTED
-    for block in IMPORTED:
-        directory = tmp_path / block.page.stem
-        save(block.page, directory)
-        is_test = Path(block.title).name.startswith("test_")
-        arguments = ["-m", "pytest", "-q", block.title] if is_test else ["-W", "error", "-c", f"import {module(block)}"]
-        done = subprocess.run([sys.executable, *arguments], cwd=directory, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{block.place}:\n{done.stdout}{done.stderr}"
+@pytest.mark.parametrize("page", dict.fromkeys(block.page for block in IMPORTED), ids=lambda page: page.name)
+def test_each_file_that_serves_nothing_runs_or_can_be_imported(page: Path, tmp_path: Path) -> None:
+    save(page, tmp_path)
+    here = [block for block in IMPORTED if block.page == page]
+    tests = [block.title for block in here if Path(block.title).name.startswith("test_")]
+    modules = [module(block) for block in here if block.title not in tests]
+    runs = [["-W", "error", "-c", IMPORT_EACH, *modules]]
+    if tests:
+        runs.append(["-m", "pytest", "-q", *tests])
+    for arguments in runs:
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{page.name}:\n{done.stdout}{done.stderr}"
 
 
 @pytest.fixture
