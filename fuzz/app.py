@@ -1,10 +1,21 @@
 """The app behind the fuzzed connection: it answers, waits, streams and fails as its path says."""
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, Final
 
+from fuzz.target import hold
 from holdfast.core.codes import Code
 from holdfast.core.failure import ServiceError
+from holdfast.server.admission.identity import parse_address
+from holdfast.server.http.reading import MAX_HEADERS
+from holdfast.telemetry.requestid import taken_over
+
+INJECTED: Final = b"x-injected"
+"""A header that only a broken value can bring."""
+_HOST: Final = re.compile(rb"[\x21-\x7e]*")
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE: Final = re.compile(rb"[^\0\r\n]*")
 
 
 class OnPurpose(Exception):
@@ -13,6 +24,7 @@ class OnPurpose(Exception):
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     """``/plain`` and all that is unknown answer at once."""
+    _look_at(scope)
     if scope["type"] == "websocket":
         await _talk(receive, send)
         return
@@ -41,6 +53,22 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await _be_rude(send)
     else:
         await _answer(send, scope["request_id"].encode())
+
+
+def _look_at(scope: Any) -> None:
+    """What any app may rely on. ``Broken`` is a fault that is not declared, so it is found in the log."""
+    headers = scope["headers"]
+    hold(len(headers) <= MAX_HEADERS, f"{len(headers)} headers")
+    hold(all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers), f"headers {headers}")
+    hosts = [value for name, value in headers if name == b"host"]
+    hold(len(hosts) == 1 or (not hosts and scope["http_version"] == "1.0"), f"hosts {hosts}")
+    hold(all(_HOST.fullmatch(host) and not set(host) & set(b'/?#@"<>\\^`{|}') for host in hosts), f"hosts {hosts}")
+    target = scope["raw_path"]
+    hold(target[:1] == b"/" or target == b"*" or target[:1] == b"*", f"the target {target!r}")
+    hold(target.isascii() and b"?" not in target and scope["query_string"].isascii(), f"the target {target!r}")
+    hold(taken_over(scope["request_id"].encode()) is not None, f"the id {scope['request_id']!r}")
+    hold(scope["client"] is None or parse_address(scope["client"][0]) is not None, f"the client {scope['client']}")
+    hold(scope["scheme"] in ("http", "https", "ws", "wss"), f"the scheme {scope['scheme']}")
 
 
 async def _answer(send: Any, body: bytes) -> None:
@@ -73,7 +101,7 @@ async def _stream(send: Any, *, whole: bool) -> None:
 
 async def _be_rude(send: Any) -> None:
     """What no app may send must not get onto the wire."""
-    for name, value in ((b"x", b"a\r\nx-injected: 1"), (b"x\n", b"a"), (b"content-length", b"-1")):
+    for name, value in ((b"x", b"a\r\n" + INJECTED + b": 1"), (b"x\n", b"a"), (b"content-length", b"-1")):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": [(name, value)]})
         except RuntimeError:

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Final
 
-from fuzz.app import OnPurpose, app
+from fuzz.app import INJECTED, OnPurpose, app
 from fuzz.heads import HEADER_SIZE, HIDDEN, SECRET, SEEDS, mutate
 from fuzz.responses import read_answers
 from fuzz.target import Target, hold
@@ -118,6 +118,16 @@ def listening() -> Iterator[Log]:
             logger.propagate = propagate
 
 
+class Counting(HttpProtocol):
+    """The engine's own protocol, and how many requests have begun on it."""
+
+    begun = 0
+
+    def on_message_begin(self) -> None:
+        self.begun += 1
+        super().on_message_begin()
+
+
 class Plan:
     """How a stream is sent: what the bytes before it say."""
 
@@ -130,7 +140,7 @@ class Plan:
         self.quick = bool(one & 128)  # the loop does not turn between two pieces
         self.size = cut or 1 << 20
         self.exempt = ["/health"] if three & 1 else []
-        self.neighbour = bool(three & 4)  # another connection of the same client, to which nothing is sent
+        self.connections = (1, 1, 2, 3)[three >> 2 & 3]  # which all send the same, in turns
 
 
 def run(data: bytes) -> None:
@@ -163,28 +173,18 @@ async def _serve(
         exempt=plan.exempt,
     )
     await engine.start({})
-    wires = [_connect(engine, plan, pair, loop) for _ in range(1 + plan.neighbour)]
-    wire = wires[0]
+    wires = [_connect(engine, plan, pair, loop) for _ in range(plan.connections)]
+    deaf: set[Wire] = set()
     for start in range(0, len(stream), plan.size):
-        if not (await _may_send(wire) and await wire.send(stream[start : start + plan.size])):
-            break
+        for wire in wires:
+            if wire not in deaf and not (await _may_send(wire) and await wire.send(stream[start : start + plan.size])):
+                deaf.add(wire)
         if not plan.quick:
             await asyncio.sleep(0)
-    await _end(plan, wire, engine)
-    open_still = not wire.is_closing()
-    answers = read_answers(bytes(wire.written), head_requests=b"HEAD" in stream)
-    hold(all(answer.whole for answer in answers[:-1]), "an answer follows one that is cut off")
-    hold(not open_still or not answers or answers[-1].whole, "an answer is cut off, and its connection is open")
-    finals = [answer for answer in answers if answer.status >= 200 or answer.status == 0]
-    state = engine.state
-    upgrades = 1 if b"pgrade" in stream.lower() else 0
-    hold(
-        len(finals) <= state.received + state.refused + upgrades, f"{len(finals)} answers to {state.received} requests"
-    )
-    if open_still and type(wire.get_protocol()) is HttpProtocol and not (state.in_flight or state.refused or upgrades):
-        hold(len(finals) == state.received, f"{len(finals)} answers to {state.received} requests")
-    for other in wires:
-        other.reset()
+    await _end(plan, wires, engine)
+    failures_answered = sum(_look_at_answers(wire, stream) for wire in wires)
+    for wire in wires:
+        wire.reset()
     await _until_quiet(engine)
     _check_empty(engine)
     await engine.stop()
@@ -193,16 +193,33 @@ async def _serve(
     hold(not left, f"tasks are left: {left}")
     hold(not failures, f"the loop was told of {failures}")
     failed = log.check()
-    hold(sum(answer.status == 500 for answer in answers) <= failed, "a 500 that no fault of the app explains")
+    hold(failures_answered <= failed, "a 500 that no fault of the app explains")
     if SECRET not in _HIDDEN.sub(b"", stream):
-        hold(SECRET not in wire.written, "an answer holds a credential")
+        hold(not any(SECRET in wire.written for wire in wires), "an answer holds a credential")
         hold(SECRET.decode() not in log.text, "the log holds a credential")
+
+
+def _look_at_answers(wire: Wire, stream: bytes) -> int:
+    """Each is well-formed and there is one for a request at most; how many tell of a fault."""
+    answers = read_answers(bytes(wire.written), head_requests=b"HEAD" in stream)
+    hold(all(answer.whole for answer in answers[:-1]), "an answer follows one that is cut off")
+    is_open = not wire.is_closing()
+    hold(not is_open or not answers or answers[-1].whole, "an answer is cut off, and its connection is open")
+    finals = sum(answer.status >= 200 or answer.status in (0, 101) for answer in answers)
+    protocol = wire.first
+    assert isinstance(protocol, Counting)
+    # A client with too many connections is told so before it asks for anything.
+    hold(finals <= max(protocol.begun, 1), f"{finals} answers to {protocol.begun} requests")
+    if is_open and wire.get_protocol() is protocol and not (protocol.busy or protocol.ending):
+        hold(finals == protocol.begun, f"{finals} answers to {protocol.begun} requests, and the connection rests")
+    hold(not any(INJECTED in name for answer in answers for name in answer.headers), "a header was put in")
+    return sum(answer.status == 500 for answer in answers)
 
 
 def _connect(
     engine: HttpEngine, plan: Plan, pair: tuple[socket.socket, socket.socket], loop: asyncio.AbstractEventLoop
 ) -> Wire:
-    protocol = HttpProtocol(engine._config, engine.state, 0, loop)
+    protocol = Counting(engine._config, engine.state, 0, loop)
     wire = Wire(loop, Descriptor(plan.peer, pair), slow=plan.slow)
     wire.set_protocol(protocol)
     protocol.connection_made(wire)
@@ -215,17 +232,19 @@ async def _may_send(wire: Wire) -> bool:
     for _ in range(SETTLED):
         if wire.is_closing():
             return False
-        if type(wire.get_protocol()) is HttpProtocol or _ACCEPTED.search(wire.written):
+        if isinstance(wire.get_protocol(), HttpProtocol) or _ACCEPTED.search(wire.written):
             return True
         await asyncio.sleep(LOOK)
     return False
 
 
-async def _end(plan: Plan, wire: Wire, engine: HttpEngine) -> None:
+async def _end(plan: Plan, wires: list[Wire], engine: HttpEngine) -> None:
     if plan.end == "resets":
-        wire.reset()
+        for wire in wires:
+            wire.reset()
     elif plan.end == "half closes":
-        wire.half_close()
+        for wire in wires:
+            wire.half_close()
     elif plan.end == "drains":
         await engine.drain(2.0, migrate=False, idle_grace=0.2)
     await _until_quiet(engine)

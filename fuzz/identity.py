@@ -4,6 +4,7 @@ A line is one header. What a client sends cannot change what a proxy has added, 
 the route has, and no table of keys grows past its bound, which is why ``DOOR`` lives through all inputs.
 """
 
+import itertools
 import random
 from math import inf
 from typing import Any, Final
@@ -38,7 +39,8 @@ SECONDS: Final = 5.0
 """What the route allows."""
 MAX_KEYS: Final = 16
 """Keys of each rate limit of ``DOOR``."""
-NOW: Final = 1000.0
+STEP: Final = 10.0
+"""Seconds between two inputs: nobody's rate is used up."""
 
 DOOR: Final = Admission(
     read_admission({"trusted_proxies": list(PROXIES), "clients": {"connections": 3}}),
@@ -49,13 +51,15 @@ DOOR: Final = Admission(
                 "host": host,
                 "timeout": "5s",
                 "criticality": "sheddable_plus",
-                "rate_limit": {"rate": "9/s", "key": key, "max_keys": MAX_KEYS},
+                "rate_limit": {"rate": "9/s", "burst": 40, "key": key, "max_keys": MAX_KEYS},
             }
             for key, host in (("client", ""), ("tenant", "t.example"), ("header:x-api-key", "*.k.example"))
         ]
     ),
 )
 """Remembers what it has seen, as a service does."""
+TIMES: Final = itertools.count(1000.0, STEP)
+"""Of the inputs. The answers do not depend on which one it is, only what is remembered does."""
 HOSTS: Final = ("", "t.example", "a.k.example", "T.EXAMPLE.:80")
 
 
@@ -67,8 +71,9 @@ def run(data: bytes) -> None:
     _look_at_words(headers)
     for _, value in headers:
         _look_at_value(value)
+    now = next(TIMES)
     for host in (*HOSTS, *(value.decode("latin-1") for name, value in headers if name == b"host")):
-        _enter(host, headers)
+        _enter(host, headers, now)
     _look_at_tables()
 
 
@@ -121,21 +126,21 @@ def _look_at_value(value: bytes) -> None:
     hold(key is None if not value else key is not None and len(key) == KEY_BYTES, "a key of another size")
 
 
-def _enter(host: str, headers: Headers) -> None:
+def _enter(host: str, headers: Headers, now: float) -> None:
     for address in ("10.0.0.1", "192.0.2.7"):
         peer = DOOR.connect(address)
         try:
-            ticket = DOOR.enter("GET", "/", host, headers, peer, NOW)
+            ticket = DOOR.enter("GET", "/", host, headers, peer, now)
         except Rejected as error:
             str(error)
         else:
-            hold(ticket.deadline == inf or NOW <= ticket.deadline <= NOW + SECONDS, f"a deadline of {ticket.deadline}")
+            hold(ticket.deadline == inf or now <= ticket.deadline <= now + SECONDS, f"a deadline of {ticket.deadline}")
             if ticket.route != "others":
                 hold(ticket.context.criticality <= Criticality.SHEDDABLE_PLUS, "more weight than the route has")
             if not peer.trusted:
                 hold(ticket.client == address, f"a stranger is {ticket.client}")
                 hold(ticket.context.colour in ("", None), "a stranger has a colour")
-            ticket.exit(now=NOW)
+            ticket.exit(now=now)
         DOOR.disconnect(peer)
 
 

@@ -1,7 +1,7 @@
 """Patterns of routes and the requests that they are for: read or refused, and matched as the plain rules have it.
 
 A line ``P``, a pattern, its host and its headers, parted by tabs, is a route; a line ``R``, a method, a path, a host
-and headers, is a request. The first routes that go together make the table.
+and headers, is a request, in whose path ``\\n`` is a line break. The first routes that go together make the table.
 """
 
 import random
@@ -24,7 +24,7 @@ WORDS: Final = (
     *ODD, b"/", b"//", b"/{a}", b"{a...}", b"{", b"}", b"{{", b"...", b"*", b"*.", b".", b"..", b"|", b"GET", b"HEAD",
     b"get", b"GET|GET", b"shop.example", b"*.example", b"SHOP.EXAMPLE.:80", b"[::1]", b"[", b"xn--nxasmq6b",
     b"x-version=2", b"x-version=*", b"x-a=1;x-a=2", b";", b"/a" * 40, b"a." * 140, b"%2F", b"\xc3\xa9",
-    b"\xf0\x9f\x98\x80", b"\x85", b"\xe2\x80\xa8",
+    b"\xf0\x9f\x98\x80", b"\\n", b"\x85", b"\xe2\x80\xa8",
 )  # fmt: skip
 ROUTES_LIMIT: Final = 12
 """Routes of one table; the rules are compared one by one."""
@@ -38,7 +38,7 @@ def run(data: bytes) -> None:
     table = _together(patterns)
     for line in [line for line in lines if line[0] == "R"][:REQUESTS_LIMIT]:
         _, method, path, host, headers = (*line, "", "", "", "", "")[:5]
-        _ask(table, method, path, host, tuple(_headers(headers).items()))
+        _ask(table, method, path.replace("\\n", "\n"), host, tuple(_headers(headers).items()))
     hold(len(table._known) <= HOSTS_REMEMBERED, "more hosts are remembered than may be")
 
 
@@ -81,6 +81,8 @@ def _ask(table: RouteTable[Pattern], method: str, path: str, host: str, given: t
     found = table.match(method, path, host, headers)
     name = plain_host(host)
     hold(len(name) <= HOST_LIMIT + 7, "a host is too long")
+    if len(host) <= HOST_LIMIT and not set(host) & {":", "["} and host[-1:] not in ("", ".") and host.isascii():
+        hold(plain_host(f"{host.upper()}.:80") == name == host.lower(), f"{host} is compared as {name}")
     fits = [
         one
         for one in table.patterns

@@ -40,6 +40,7 @@ class Wire(asyncio.Transport):
         super().__init__({"socket": descriptor})
         self._loop = loop
         self._protocol: Any = None
+        self.first: Any = None  # before an upgrade
         self._slow = slow
         self._unread = 0
         self._paused = False
@@ -52,6 +53,7 @@ class Wire(asyncio.Transport):
 
     def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
+        self.first = self.first or protocol
 
     def get_protocol(self) -> Any:
         return self._protocol
