@@ -22,7 +22,7 @@ def test_all_routes_are_listed_the_most_specific_first(capsys: pytest.CaptureFix
     text = said(capsys, "routes")
     head, _, table = text.partition("\n\n")
     assert head.splitlines() == [
-        "for all of the process: clients(100/s, burst=200), concurrency(target=20ms), queue(fair_by=tenant)",
+        "for all of the process: clients(100/s, burst=200), queue(fair_by=tenant, concurrency={target=20ms})",
         "believed about clients, deadlines and criticality: nobody",
     ]
     lines = table.splitlines()
@@ -38,12 +38,12 @@ def test_all_routes_are_listed_the_most_specific_first(capsys: pytest.CaptureFix
         "POST /orders",
         "",
         "",
-        "clients, rate_limit(50/s, key=header:x-tenant), concurrency, bulkhead(20)",
+        "clients, rate_limit(50/s, key=header:x-tenant), bulkhead(20), queue",
         "2s",
         "critical_plus",
         "holdfast.toml:9",
     ]
-    assert cells(lines[3])[2:5] == ["x-version: 2", "clients, bulkhead(3), concurrency", "3s"]
+    assert cells(lines[3])[2:5] == ["x-version: 2", "clients, bulkhead(3), queue", "3s"]
     assert cells(lines[1])[1] == "*.example.org"
 
 
@@ -51,7 +51,7 @@ def test_columns_that_nobody_needs_are_left_out(capsys: pytest.CaptureFixture[st
     Path("holdfast.toml").write_text('[[routes]]\nmatch = "GET /"\n')
     table = said(capsys, "routes").partition("\n\n")[2].splitlines()
     assert cells(table[0]) == ["match", "policies, in order", "timeout", "criticality", "from"]
-    assert cells(table[1]) == ["GET /", "none", "none", "critical", "holdfast.toml:1"]
+    assert cells(table[1]) == ["GET /", "queue", "none", "critical", "holdfast.toml:1"]
 
 
 def test_without_routes_there_are_the_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,12 +68,11 @@ def test_a_request_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert "it takes GET /orders/{id} (x-version: 2) holdfast.toml:20" in squeezed
     assert "because the most specific that fits" in squeezed
     start = squeezed.index("on its way it meets, in this order")
-    assert squeezed[start + 2 : start + 7] == [
+    assert squeezed[start + 2 : start + 6] == [
         "1 | clients(100/s, burst=200) | 429 RATE_LIMITED",
         "2 | bulkhead(3) | 503 BULKHEAD_FULL",
-        "3 | concurrency(target=20ms) | 503 OVERLOADED",
-        "4 | timeout(3s) | 504 DEADLINE_EXCEEDED",
-        "5 | queue(fair_by=tenant) | 503 OVERLOADED",
+        "3 | timeout(3s) | 504 DEADLINE_EXCEEDED",
+        "4 | queue(fair_by=tenant, concurrency={target=20ms}) | 503 OVERLOADED",
     ]
     rest = squeezed[squeezed.index("the others") + 2 :]
     assert "has the more specific headers" in rest[0]

@@ -17,7 +17,7 @@ from holdfast.server.admission.deadlines import Hearing
 from holdfast.server.admission.settings import AdmissionSettings, RouteSettings, read_admission, read_routes
 
 PAGE = "routes.md"
-COMMANDS = [one for one in shown(PAGE) if "--app" not in one.words]
+COMMANDS = [one for one in shown(PAGE) if not {"--app", "--running"} & set(one.words)]
 _ROW = re.compile(r"^\| `([a-z_]+)` \| ([^|]+) \|")
 
 

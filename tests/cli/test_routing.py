@@ -22,6 +22,8 @@ def routing(routes: list[dict[str, Any]], admission: Any = None, errors: Any = N
 
 
 ADMISSION = {"concurrency": {"target": "20ms"}, "clients": {"rate": "100/s", "burst": 200}}
+ALONE = {**ADMISSION, "queue": False}
+"""The limit of handlers as a gate, for who wants no queue."""
 ROUTES: list[dict[str, Any]] = [
     {"match": "/a", "rate_limit": "5/s", "throttle": True, "breaker": True, "bulkhead": 3, "timeout": "2s"},
     {"match": "/b", "policies": [{"bulkhead": 3}, "concurrency", {"rate_limit": "5/s"}, {"timeout": "1s"}]},
@@ -31,10 +33,11 @@ ROUTES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("admission", [{}, ADMISSION, {"clients": {"rate": "1/s"}}, {"concurrency": True}])
-def test_the_gates_told_are_those_that_admission_enters_in_their_order(admission: Any) -> None:
+@pytest.mark.parametrize("queue", [True, False])
+def test_the_gates_told_are_those_that_admission_enters_in_their_order(admission: Any, queue: bool) -> None:
+    admission = {**admission, "queue": queue}
     told = routing(ROUTES, admission)
-    # With the queue the process's limit says how many may leave it, and is no gate on the way in.
-    prepared = Gates().prepare(read_admission({**admission, "queue": False}), read_routes(ROUTES))
+    prepared = Gates().prepare(read_admission(admission), read_routes(ROUTES))
     entered = {lane.name: [(type(gate).kind, gate.name) for gate in lane.gates] for lane in prepared.lanes}
     entered["others"] = [(type(gate).kind, gate.name) for gate in prepared.others.gates]
     kinds = {"clients": "rate_limit", "concurrency": "adaptive_limit"}
@@ -42,11 +45,37 @@ def test_the_gates_told_are_those_that_admission_enters_in_their_order(admission
     for row in (*told.rows, told.others):
         gates = [(kinds.get(gate.kind, gate.kind), names.get(gate.name, gate.name)) for gate in row.gates]
         assert gates == entered[row.name]
+    # Who counts for the limit of handlers waits for its turn in the queue.
+    waits = {lane.name: lane.limited and queue for lane in (*prepared.lanes, prepared.others)}
+    assert {row.name: row.queued for row in (*told.rows, told.others)} == waits
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "text"),
+    [
+        ({}, "queue(fair_by=tenant)"),
+        ({"concurrency": False}, "queue(fair_by=tenant, concurrency=false)"),
+        ({"concurrency": True}, "queue(fair_by=tenant, concurrency={target=50ms})"),
+        (
+            {"concurrency": {"algorithm": "vegas", "maximum": 9}, "fair_by": "client"},
+            "queue(fair_by=client, concurrency={target=50ms, algorithm=vegas, maximum=9})",
+        ),
+    ],
+)
+def test_with_a_queue_the_limit_of_handlers_is_part_of_it(concurrency: Any, text: str) -> None:
+    told = routing([{"match": "/a"}, {"match": "/b", "concurrency": False}], concurrency)
+    assert str(told.queue) == text
+    assert told.others.gates == ()
+    assert str(told.explain("GET", "/a").queue) == text
+    assert told.explain("GET", "/b").queue is None
+    assert str(told.explain("GET", "/c").queue) == text
+    alone = routing([{"match": "/a"}], {**concurrency, "queue": False})
+    assert alone.explain("GET", "/a").queue is None
 
 
 def test_a_gate_is_told_with_what_it_allows() -> None:
     tiers = {"rate": "5/s", "burst": 9, "key": "header:X-Key", "tier": "key", "tiers": {"free": "1/s"}}
-    told = routing([{"match": "/", "rate_limit": tiers, "breaker": {"open": "3s"}, "bulkhead": 20}], ADMISSION)
+    told = routing([{"match": "/", "rate_limit": tiers, "breaker": {"open": "3s"}, "bulkhead": 20}], ALONE)
     assert [str(gate) for gate in told.rows[0].gates] == [
         "clients(100/s, burst=200)",
         "rate_limit(5/s, burst=9, key=header:x-key, tiers={free=1/s}, tier=key)",
@@ -62,7 +91,7 @@ def test_a_gate_with_a_name_of_its_own_is_told_by_it() -> None:
 
 
 def test_each_gate_says_with_what_it_refuses() -> None:
-    told = routing(ROUTES[:1], ADMISSION)
+    told = routing(ROUTES[:1], ALONE)
     assert {gate.kind: (gate.status, gate.reason) for gate in told.rows[0].gates} == {
         "clients": (429, "RATE_LIMITED"),
         "rate_limit": (429, "RATE_LIMITED"),
@@ -151,7 +180,7 @@ def test_why_the_others_are_not_taken_is_told() -> None:
 
 
 def test_what_no_route_fits_passes_the_gates_of_the_process() -> None:
-    found = routing([{"match": "POST /orders"}], ADMISSION).explain("GET", "/")
+    found = routing([{"match": "POST /orders"}], ALONE).explain("GET", "/")
     assert (found.fits, found.route.name, found.route.timeout) == (False, "others", "")
     assert [gate.kind for gate in found.route.gates] == ["clients", "concurrency"]
 

@@ -1,14 +1,17 @@
 """``holdfast routes``: what each route lets in, and which one a request takes."""
 
+from pathlib import Path
 from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
 
 from holdfast.cli.commands import as_json
-from holdfast.cli.routing import Explanation, RouteRow, Routing, target
+from holdfast.cli.routes_running import show_running
+from holdfast.cli.routing import QUEUE, Explanation, RouteRow, Routing, target
 from holdfast.cli.sources import Source, imported, schema_of, source_options, with_code
 from holdfast.cli.table import show_table
+from holdfast.cli.target import target_options
 from holdfast.cli.versions import print_json
 from holdfast.config.mistakes import Place
 from holdfast.config.snapshot import Snapshot
@@ -16,6 +19,8 @@ from holdfast.core.errortable import ErrorTable
 from holdfast.server.admission.settings import AdmissionSettings
 
 COLUMNS: Final = ("match", "host", "headers", "policies, in order", "timeout", "criticality", "from")
+OF_FILES: Final = frozenset(("method", "path", "host", "headers", "config", "config_dir", "app"))
+OF_SERVICES: Final = frozenset(("name", "control", "timeout", "watch"))
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """What shells offer; any other may be written."""
 
@@ -46,8 +51,14 @@ def _complete_method(ctx: click.Context, param: click.Parameter, incomplete: str
 @click.option("--host", metavar="NAME", default="", help="The request's Host.")
 @click.option("--header", "headers", multiple=True, type=Header(), help="A header of the request. Repeatable.")
 @source_options
+@click.option("--running", is_flag=True, help="Show what the running service has counted on each, in all workers.")
+@click.option("--watch", is_flag=True, help="With --running: again every second, until interrupted.")
+@target_options("5s")
 @as_json
+@click.pass_context
 def routes(
+    context: click.Context,
+    /,
     method: str | None,
     path: str | None,
     host: str,
@@ -55,6 +66,11 @@ def routes(
     config: str | None,
     config_dir: tuple[str, ...],
     app: str | None,
+    running: bool,
+    watch: bool,
+    name: str | None,
+    control: Path | None,
+    timeout: float,
     as_json: bool,
 ) -> None:
     """Show the routes, the most specific first; with METHOD and PATH, which of them such a request takes and why.
@@ -64,10 +80,16 @@ def routes(
     holdfast routes /orders/7                           GET /orders/7
     holdfast routes POST /orders --header x-version=2
     holdfast routes GET https://shop.example/orders/7
+    holdfast routes --running                           how many requests each has
 
     Nothing need be running: it reads the files and variables of now. With --app it has the routes that the app
-    declares in its code too.
+    declares in its code too. With --running a service is asked: what its workers have counted since they began, and
+    what is under way.
     """
+    _check_together(context, running)
+    if running:
+        show_running(name, control, timeout, as_json, watch)
+        return
     if method is not None and path is None:
         method, path = "GET", method
         if not path.startswith("/") and "://" not in path:
@@ -81,12 +103,22 @@ def routes(
         else:
             _print_all(routing)
         return
-    where, name = target(path, host)
-    found = routing.explain(method.upper(), where, name, headers)
+    where, at = target(path, host)
+    found = routing.explain(method.upper(), where, at, headers)
     if as_json:
         print_json(found)
     else:
         _print(found, routing.admission)
+
+
+def _check_together(context: click.Context, running: bool) -> None:
+    """Raises ``UsageError`` for what is of files, when a running service is asked, and the other way round."""
+    of = OF_FILES if running else OF_SERVICES
+    written = click.core.ParameterSource.COMMANDLINE
+    for option in context.command.params:
+        if option.name in of and context.get_parameter_source(option.name) is written:
+            shown = option.opts[0] if option.opts[0].startswith("-") else option.opts[0].upper()
+            raise click.UsageError(f"{shown} {'cannot go with' if running else 'needs'} --running")
 
 
 def _routing(config: str | None, config_dir: tuple[str, ...], app: str | None) -> Routing:
@@ -124,7 +156,9 @@ def _process(routing: Routing) -> list[str]:
 
 
 def _cells(row: RouteRow) -> tuple[str, ...]:
-    gates = ", ".join(gate.name if gate.shared else str(gate) for gate in row.gates)
+    gates = ", ".join(
+        [*(gate.name if gate.shared else str(gate) for gate in row.gates), *([QUEUE] if row.queued else [])]
+    )
     headers = ", ".join(f"{name}: {value}" for name, value in row.headers.items())
     match = row.match if row.match != "*" or row.origin else f"({row.name})"
     return match, row.host, headers, gates or "none", row.timeout or "none", row.criticality, row.origin

@@ -74,6 +74,8 @@ class RouteRow(msgspec.Struct, frozen=True):
     criticality: str
     origin: str
     must_finish: bool = False
+    queued: bool = False
+    """Whether it waits for its turn behind the gates."""
 
 
 class Why(msgspec.Struct, frozen=True):
@@ -125,6 +127,10 @@ class Routing:
         self.queue: GateRow | None = None
         if admission.queue:
             told = {"fair_by": str(admission.fair_key)}
+            if admission.limit is not None:
+                told[CONCURRENCY] = _table(_settings(admission.limit))
+            elif admission.concurrency is False:
+                told[CONCURRENCY] = "false"
             self.queue = GateRow(QUEUE, QUEUE, told, *self.refusal(QUEUE), shared=True)
         for pattern, route, origin in zip(patterns, routes, origins, strict=True):
             self._rows[pattern] = self._row(pattern, route, origin)
@@ -138,7 +144,7 @@ class Routing:
     @property
     def others(self) -> RouteRow:
         """What requests get that no route fits."""
-        return RouteRow(OTHERS, ANY, "", {}, self.shared, "", CRITICALITY, "")
+        return RouteRow(OTHERS, ANY, "", {}, self.shared, "", CRITICALITY, "", queued=self.queue is not None)
 
     def explain(self, method: str, path: str, host: str = "", headers: Headers = ()) -> Explanation:
         """Which route such a request takes, and why the others are not it. ``path`` is decoded."""
@@ -150,23 +156,26 @@ class Routing:
                 row = self._rows[reason.pattern]
                 others.append(Why(row.name, str(reason.pattern), row.origin, reason.fits, reason.why))
         others.sort(key=lambda why: not why.fits)  # stable: those that fit are what people look for
+        route = self.others if taken is None else self._rows[taken.pattern]
         return Explanation(
             method,
             path,
             host,
             {name.decode("latin-1"): value.decode("latin-1") for name, value in headers},
             taken is not None,
-            self.others if taken is None else self._rows[taken.pattern],
+            route,
             "no route fits it" if taken is None else taken.why,
             "{} {}".format(*self.refusal(TIMEOUT)),
-            self.queue,
+            self.queue if route.queued else None,
             tuple(others),
         )
 
     def _shared(self) -> tuple[GateRow, ...]:
         clients, limit = self.admission.per_client.limit(), self.admission.limit
         found = [self._gate(CLIENTS, clients, shared=True)] if clients is not None else []
-        return (*found, self._gate(CONCURRENCY, limit, shared=True)) if limit is not None else tuple(found)
+        if limit is not None and not self.admission.queue:  # with a queue it says how many may leave that
+            found.append(self._gate(CONCURRENCY, limit, shared=True))
+        return tuple(found)
 
     def _row(self, pattern: Pattern, route: RouteSettings, origin: str) -> RouteRow:
         shared = {gate.kind: gate for gate in self.shared}
@@ -187,6 +196,7 @@ class Routing:
             level,
             origin,
             route.must_finish,
+            self.queue is not None and any(step.policy is None for step in route.steps),
         )
 
     def _gate(self, kind: str, settings: PolicySettings | None, *, shared: bool = False) -> GateRow:
@@ -240,10 +250,14 @@ def _text(field: Field, value: Any) -> str:
     if isinstance(value, float) and type(value) is float and value.is_integer():
         return str(int(value))
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{name}={_inner(inner)}' for name, inner in value.items())}}}"
+        return _table({name: _inner(inner) for name, inner in value.items()})
     if callable(value) and not isinstance(value, Key):
         return "given in code"
     return str(value)
+
+
+def _table(texts: Mapping[str, str]) -> str:
+    return f"{{{', '.join(f'{name}={text}' for name, text in texts.items())}}}"
 
 
 def _inner(value: Any) -> str:

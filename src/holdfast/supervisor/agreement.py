@@ -13,7 +13,17 @@ from typing import Final
 
 from holdfast.config.mistakes import Place, Shown, all_of
 from holdfast.core.errors import ConfigError
-from holdfast.supervisor.channel import Agreed, Answer, Apply, Configure, Configured, Disagreed, Forget, Mistake
+from holdfast.supervisor.channel import (
+    Agreed,
+    Answer,
+    Apply,
+    Configure,
+    Configured,
+    Count,
+    Disagreed,
+    Forget,
+    Mistake,
+)
 from holdfast.supervisor.parcel import Parcel
 from holdfast.supervisor.process import Worker
 
@@ -26,7 +36,8 @@ KEEP_UP_LIMIT: Final = 10
 APPLY_LIMIT: Final = 15.0
 """Seconds that a worker has to tell the app's hooks."""
 
-_tickets = itertools.count(time.monotonic_ns())  # across a re-exec, too, none is given twice
+tickets: Final = itertools.count(time.monotonic_ns())
+"""What answers are known by. Across a re-exec, too, none is given twice."""
 
 
 async def ask(workers: Sequence[Worker], parcel: Parcel) -> tuple[int, frozenset[Place]]:
@@ -35,12 +46,12 @@ async def ask(workers: Sequence[Worker], parcel: Parcel) -> tuple[int, frozenset
     Returns the ticket for ``tell``, and the places of secrets that only the app knows of. Raises ``ConfigErrors`` with
     what they do not agree to, each mistake once; those that agreed have been told to forget it, and on a cancellation.
     """
-    ticket = next(_tickets)
+    ticket = next(tickets)
     try:
-        answers = await _answers(workers, ticket, Configure(ticket, parcel), ANSWER_LIMIT)
+        told = await answers(workers, ticket, Configure(ticket, parcel), ANSWER_LIMIT)
         mistakes: dict[str, ConfigError] = {}
         secrets: set[Place] = set()
-        for worker, answer in zip(workers, answers, strict=True):
+        for worker, answer in zip(workers, told, strict=True):
             match answer:
                 case Agreed():
                     secrets.update(answer.secrets)
@@ -66,17 +77,17 @@ async def tell(workers: Sequence[Worker], ticket: int) -> None:
 
     The messages are sent before the first wait.
     """
-    for worker, answer in zip(workers, await _answers(workers, ticket, Apply(ticket), APPLY_LIMIT), strict=True):
+    for worker, answer in zip(workers, await answers(workers, ticket, Apply(ticket), APPLY_LIMIT), strict=True):
         _note(worker, answer)
 
 
 async def catch_up(workers: Sequence[Worker], parcel: Parcel) -> None:
     """Have ``workers`` take ``parcel``, each by itself. ``refusal`` of a worker says why it could not."""
-    ticket = next(_tickets)
+    ticket = next(tickets)
     order = Configure(ticket, parcel, hold=False)
     for worker in workers:
         worker.refusal = ""
-    for worker, answer in zip(workers, await _answers(workers, ticket, order, ANSWER_LIMIT), strict=True):
+    for worker, answer in zip(workers, await answers(workers, ticket, order, ANSWER_LIMIT), strict=True):
         _note(worker, answer)
 
 
@@ -111,9 +122,11 @@ def _note(worker: Worker, answer: Answer | TimeoutError | None) -> None:
         logger.error("worker %d (process %d) cannot follow: %s", worker.slot, worker.pid, worker.refusal)
 
 
-async def _answers(
-    workers: Sequence[Worker], ticket: int, message: Configure | Apply, within: float
+async def answers(
+    workers: Sequence[Worker], ticket: int, message: Configure | Apply | Count, within: float
 ) -> list[Answer | TimeoutError | None]:
+    """What each of ``workers`` answers within so many seconds; None for one that is gone."""
+
     async def answer(worker: Worker) -> Answer | TimeoutError | None:
         try:
             return await worker.answer(ticket, message, within)

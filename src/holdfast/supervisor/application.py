@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.config.mistakes import Place
 from holdfast.core.drain import Drain
@@ -20,10 +20,13 @@ from holdfast.service.interface import ASGIApp, WSGIApp, load
 from holdfast.service.lifecycle import Lifecycle, Limits
 from holdfast.service.probes import PROBES, HealthRoutes
 from holdfast.supervisor import machine
-from holdfast.supervisor.channel import Apply, Beat, Booting, Configure, Forget, Message, Retire, Start
+from holdfast.supervisor.channel import Apply, Beat, Booting, Configure, Counted, Forget, Message, Retire, Start
 from holdfast.supervisor.follower import Follower
 from holdfast.supervisor.settings import Settings
 from holdfast.telemetry.logs import configure
+
+if TYPE_CHECKING:
+    from holdfast.supervisor.tally import Tally
 
 logger = logging.getLogger("holdfast.worker")
 
@@ -48,6 +51,7 @@ class Application:
         self._certificates: asyncio.Task[None] | None = None
         self._drain_until = float("inf")
         self._follower: Follower | None = None
+        self._tally: Tally | None = None
 
     def load(self) -> None:
         """Import the app. Raises BootError with the app's own error."""
@@ -96,6 +100,17 @@ class Application:
     def secrets(self) -> tuple[Place, ...]:
         """The places of what the app's types know to be secret in the configuration."""
         return self._running_follower.secrets
+
+    def count(self, ticket: int, say: Callable[[Message], object]) -> None:
+        """The supervisor asks what has been counted; ``say`` takes the answer."""
+        if self._engine is None:
+            say(Counted(ticket))
+            return
+        if self._tally is None:
+            from holdfast.supervisor.tally import Tally  # most workers are never asked
+
+            self._tally = Tally(self._engine)
+        self._tally.answer(ticket, say)
 
     async def drain(self, order: Retire) -> tuple[tuple[str, ...], int]:
         """End connections, then the app. Returns what could not be finished, by name, and how many were handed over."""
@@ -178,6 +193,8 @@ class Application:
         report = await self._running.stop(limits)
         if self._follower is not None:
             await self._follower.close()
+        if self._tally is not None:
+            self._tally.close()
         if self._engine is not None:
             await self._engine.stop()
         return report.problems

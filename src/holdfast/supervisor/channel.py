@@ -12,6 +12,7 @@ import msgspec
 
 from holdfast.config.mistakes import Place
 from holdfast.core.errors import BootError
+from holdfast.supervisor.counts import WorkerCounts
 from holdfast.supervisor.parcel import Parcel
 from holdfast.supervisor.settings import Settings
 
@@ -169,6 +170,19 @@ class Configured(Message, frozen=True):
     deaf: tuple[str, ...] = ()
 
 
+class Count(Message, frozen=True):
+    """Tell what has been counted. The answer, ``Counted``, has the same ``ticket``."""
+
+    ticket: int
+
+
+class Counted(Message, frozen=True):
+    """What the worker has counted; None before it serves."""
+
+    ticket: int
+    counts: WorkerCounts | None = None
+
+
 class Draining(Message, frozen=True):
     """The worker has begun to drain: it accepts nothing more, and what it keeps is on its way out."""
 
@@ -180,7 +194,7 @@ class Retired(Message, frozen=True):
     migrated: int
 
 
-Answer = Agreed | Disagreed | Configured
+Answer = Agreed | Disagreed | Configured | Counted
 AnyMessage = (
     Start
     | Booting
@@ -193,6 +207,7 @@ AnyMessage = (
     | Configure
     | Apply
     | Forget
+    | Count
     | Answer
     | Retire
     | Draining

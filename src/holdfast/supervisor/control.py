@@ -10,7 +10,10 @@ The commands for the configuration, with the types of their results in ``supervi
 - ``{"op": "config-apply", "who": "ann", "why": "more traffic"}``: reads all layers now, ``ConfigApplied``;
 - ``{"op": "config-rollback", "version": 12, "who": "ann", "why": "..."}``: an earlier version again, ``ConfigApplied``.
 
-An error of the last two has a line in ``reason``; when there are several mistakes, ``detail`` has one to a line.
+``{"op": "routes"}`` asks all workers what they have counted: ``ServiceCounts`` of ``supervisor/counts.py``.
+
+An error of ``config-apply`` and ``config-rollback`` has a line in ``reason``; when there are several mistakes,
+``detail`` has one to a line.
 """
 
 import asyncio
@@ -31,6 +34,7 @@ from holdfast.config.mistakes import ConfigErrors
 from holdfast.core.errors import BootError, ConfigError, HoldfastError
 from holdfast.core.event import Event
 from holdfast.supervisor.address import Address
+from holdfast.supervisor.census import take_census
 from holdfast.supervisor.sockets import BACKLOG, Listener, adopt, open_listener
 from holdfast.supervisor.status import Outcome
 
@@ -53,7 +57,8 @@ MAX_BEHIND = 1000
 COMMAND: Final = "command"
 """Who asks when nobody says who."""
 OPERATIONS: Final = (
-    "status, reload, upgrade, drain, scale, stop, kill, events, config, config-history, config-apply or config-rollback"
+    "status, reload, upgrade, drain, scale, stop, kill, events, routes, "
+    "config, config-history, config-apply or config-rollback"
 )
 
 
@@ -223,6 +228,8 @@ class ControlServer:
                 return supervisor.status()
             case "reload":
                 return _result(await supervisor.reload("command"))
+            case "routes":
+                return await take_census(supervisor.settings.service_name, supervisor.pool.workers.values())
             case "config":
                 return supervisor.configuration.status()
             case "config-history":

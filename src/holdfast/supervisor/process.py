@@ -24,6 +24,7 @@ from holdfast.supervisor.channel import (
     Booting,
     Channel,
     Configured,
+    Counted,
     Disagreed,
     Draining,
     Failed,
@@ -179,7 +180,7 @@ class Worker:
                 self.beat = message
             case Booting(phase):
                 self.phase = phase
-            case Agreed() | Disagreed() | Configured():
+            case Agreed() | Disagreed() | Configured() | Counted():
                 self._answered(message)
             case Ready(secrets):
                 self.secrets = secrets

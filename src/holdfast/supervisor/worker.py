@@ -28,6 +28,7 @@ from holdfast.supervisor.channel import (
     Booting,
     Channel,
     Configure,
+    Count,
     Draining,
     Failed,
     Forget,
@@ -175,6 +176,9 @@ class WorkerProcess:
             case Configure() | Apply() | Forget():
                 if self._application is not None:
                     self._application.configure(message, self.say)
+            case Count(ticket):
+                if self._application is not None:
+                    self._application.count(ticket, self.say)
             case Retire():
                 self._order(message)
             case _:

@@ -133,6 +133,7 @@ class Admission:
             (route.pattern(), (lane, _steps(lane))) for route, lane in zip(routes, prepared.lanes, strict=True)
         )
         self._gates.commit(prepared)
+        self.lanes = (*prepared.lanes, prepared.others)
         self.settings = settings
         self.table = table
         self.connections.limit = settings.per_client.connections
