@@ -47,13 +47,18 @@ currency = "EUR"
 """
 
 
-def enter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in ``directory``, without anything of the environment's that means something to Holdfast."""
+def forget(monkeypatch: pytest.MonkeyPatch, *beginnings: str) -> None:
+    """Take out of the environment what means something to Holdfast, and what begins with one of ``beginnings``."""
     for name in list(os.environ):
-        if name.startswith(("HOLDFAST_", "LISTEN_")):
+        if name.startswith(("HOLDFAST_", "LISTEN_", *beginnings)):
             monkeypatch.delenv(name)
+
+
+def enter(directory: Path, monkeypatch: pytest.MonkeyPatch, runtime: Path | None = None) -> None:
+    """Work in ``directory``, without anything of the environment's that means something to Holdfast."""
+    forget(monkeypatch)
     monkeypatch.setenv("PWD", str(directory))
-    monkeypatch.setenv("HOLDFAST_RUNTIME", str(directory))
+    monkeypatch.setenv("HOLDFAST_RUNTIME", str(runtime or directory))
     monkeypatch.chdir(directory)
 
 

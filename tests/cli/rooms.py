@@ -17,6 +17,8 @@ import holdfast
 
 LIMIT = 20.0
 """Seconds within which anything that a test waits for must have happened."""
+LOOK = 0.02
+"""Seconds between two looks: another process does not say when something has happened in it."""
 SOURCE = str(Path(holdfast.__file__).parent.parent)
 
 APP = """
@@ -28,13 +30,20 @@ async def app(scope, receive, send):
 """
 
 
+def exchange(file: Path, text: str) -> None:
+    """Put a file with ``text`` in the place of ``file`` at once: nobody sees half of it."""
+    beside = file.with_suffix(".new")
+    beside.write_text(text)
+    beside.replace(file)
+
+
 def eventually(happened: Callable[[], Any], what: str) -> Any:
     """The first true answer of ``happened``; fails when there is none within LIMIT."""
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
         if answer := happened():
             return answer
-        time.sleep(0.02)
+        time.sleep(LOOK)
     raise AssertionError(f"not within {LIMIT:g} s: {what}")
 
 

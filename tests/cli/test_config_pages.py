@@ -9,7 +9,7 @@ import pytest
 
 from cli.configs import enter, said
 from cli.pages import Shown, fits, save, shown
-from cli.rooms import Room, eventually, room_in
+from cli.rooms import Room, eventually, exchange, room_in
 from docs.pages import DOCS, prose
 from holdfast.cli.config import COMMANDS
 from holdfast.supervisor.configuration import make_schema
@@ -70,13 +70,10 @@ def test_the_story_of_the_page_happens(
     room = page_room
     file = room.directory / "holdfast.toml"
     room.serve("run", "--workers", "2", "--state-dir", "state")
-    enter(room.directory, monkeypatch)
-    monkeypatch.setenv("HOLDFAST_RUNTIME", str(room.runtime))
+    enter(room.directory, monkeypatch, room.runtime)
 
     def edit(old: str, new: str, verdict: str) -> None:
-        beside = file.with_suffix(".new")
-        beside.write_text(file.read_text().replace(old, new))
-        beside.replace(file)
+        exchange(file, file.read_text().replace(old, new))
         eventually(lambda: verdict in room.log().read_text(), verdict)
 
     edit("50/s", "80/s", "configuration 2 holds")

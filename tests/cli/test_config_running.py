@@ -7,7 +7,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from cli.configs import answered, complained, enter, said
-from cli.rooms import Room, eventually, room_in
+from cli.rooms import Room, eventually, exchange, room_in
 from holdfast.cli.main import group
 
 APP = """
@@ -61,9 +61,7 @@ class Service:
         for old, new in changes:
             assert old in text
             text = text.replace(old, new)
-        beside = self.file.with_suffix(".new")
-        beside.write_text(text)
-        beside.replace(self.file)
+        exchange(self.file, text)
 
     def save(self, *changes: tuple[str, str], told: str) -> None:
         """The same, and wait until the log says ``told``."""
@@ -78,8 +76,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
         made = Service(room)
         made.write()
         room.serve("run", "--state-dir", "state")
-        enter(tmp_path, monkeypatch)
-        monkeypatch.setenv("HOLDFAST_RUNTIME", str(room.runtime))
+        enter(tmp_path, monkeypatch, room.runtime)
         yield made
 
 

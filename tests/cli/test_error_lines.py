@@ -8,17 +8,13 @@ from pathlib import Path
 import pytest
 import trustme
 
+from cli.configs import enter
 from holdfast.cli.main import main
 
 
 @pytest.fixture(autouse=True)
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("HOLDFAST_", "LISTEN_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PWD", str(tmp_path))
-    monkeypatch.setenv("HOLDFAST_RUNTIME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, monkeypatch)
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:

@@ -1,10 +1,10 @@
 """Where the settings of a service come from, and where its history is kept."""
 
-import os
 from pathlib import Path
 
 import pytest
 
+from cli.configs import forget
 from holdfast.cli.settings import SettingsSource
 from holdfast.config.mistakes import ConfigErrors
 from holdfast.supervisor.settings import Settings
@@ -14,9 +14,7 @@ FILE = "holdfast.toml"
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith(("HOLDFAST_", "LISTEN_", "STATE_DIRECTORY", "XDG_STATE")):
-            monkeypatch.delenv(name)
+    forget(monkeypatch, "STATE_DIRECTORY", "XDG_STATE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 

@@ -270,7 +270,7 @@ def test_a_thread_that_is_stuck_refuses_until_it_has_ended() -> None:
             try:
                 await live.propose(BETTER, who="ann")
             except ConfigError:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # virtual; nothing tells when the thread has ended, so it is tried again
         assert live.current.version == 2
 
     run(scene)
@@ -365,7 +365,7 @@ def test_the_line_of_proposals_is_bounded() -> None:
             asyncio.create_task(live.propose(values(routes=[{"match": str(number)}]), who="x"))
             for number in range(PENDING_LIMIT + 1)
         ]
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # of virtual time: nothing else can happen, so all have lined up
         with pytest.raises(Overloaded, match="waiting already"):
             await live.propose(BETTER, who="one too many")
         gate.set()
