@@ -18,7 +18,7 @@ from holdfast.config.document import Document, merged
 from holdfast.config.layers import from_directory, from_environment, from_flags
 from holdfast.config.mistakes import ConfigErrors
 from holdfast.config.schema import Schema
-from holdfast.config.secret import BLOT, SECRET_LIMIT, Secret, blotted, named_secret
+from holdfast.config.secret import BLOT, SECRET_LIMIT, Secret, blotted, files_of, named_secret
 from holdfast.core.errors import ConfigError
 from holdfast.core.settings import Settings, about
 
@@ -384,3 +384,23 @@ def test_a_table_that_only_looks_like_a_reference_is_shown_without_passwords() -
 def test_a_secret_that_changes_is_one_change() -> None:
     before, after = (SCHEMA.read(values(settings={"database": word}), env=NO_ENV) for word in (WORD, "x" + WORD))
     assert [str(change) for change in changes(before, after, SCHEMA).items] == [f"settings.database: {BLOT} -> {BLOT}"]
+
+
+def test_the_files_of_secrets_are_found_where_they_are_referred_to_from(tmp_path: Path) -> None:
+    values = {
+        "settings": {
+            "password": {"file": "db/password"},
+            "pools": [{"token": {"file": "/run/token"}}, {"token": {"env": "TOKEN"}}],
+            "again": {"password": {"file": "db/password"}},
+            "journal": {"file": "journal"},
+            "sink": {"file": "a", "mode": "w"},
+        }
+    }
+    document = Document.of(values, "file", str(tmp_path / "holdfast.toml"))
+    assert files_of(document, lambda place: place[-1] in ("password", "token")) == {
+        tmp_path / "db/password": [("settings", "password"), ("settings", "again", "password")],
+        Path("/run/token"): [("settings", "pools", 0, "token")],
+    }
+    flags = Document.of(values, "flag")
+    assert Path("db/password") in files_of(flags, lambda _: True)
+    assert Path("a") not in files_of(flags, lambda _: True)

@@ -229,7 +229,7 @@ def test_a_reload_takes_code_and_settings_together(serve: Serve, tmp_path: Path)
     write(tmp_path, '[settings]\nnumber = 2\ncolour = "red"\n')
     noticed(running, lambda: config(running)["refused_count"] == 1, "the old code refuses it")
     running.signal(signal.SIGHUP)
-    wait_for(lambda: running.status()["generation"] == 2, 30, "the reload")
+    wait_for(lambda: {one["generation"] for one in running.workers()} == {2}, 30, "the reload")
     assert set(numbers(running).values()) == {2}
     assert config(running)["values"]["settings"]["colour"] == "red"
 

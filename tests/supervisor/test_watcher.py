@@ -130,3 +130,55 @@ def test_the_thread_takes_no_signal_that_a_successor_should_get() -> None:
     thread.start()
     thread.join(PATIENCE)
     assert {signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD} <= blocked[0]
+
+
+def test_a_secrets_file_that_is_rotated_is_noticed_and_is_no_saved_layer(tmp_path: Path) -> None:
+    async def scene() -> None:
+        layer, secret = tmp_path / "holdfast.toml", tmp_path / "password"
+        layer.write_text("")
+        secret.write_text("one")
+        watcher = Watcher([layer])
+        watcher.seen = watcher.told = watcher.look()
+        watcher.follow([secret])
+        watcher.start()
+        secret.write_text("another")
+        await watcher.changed.wait()
+        assert not watcher.saved
+        assert watcher.changed_among([secret, layer]) == {secret}
+        watcher.follow([secret])
+        assert not watcher.changed_among([secret])
+        assert watcher.look() == watcher.seen
+        watcher.changed.clear()
+        layer.write_text("[run]\n")
+        await watcher.changed.wait()
+        watcher.stop()
+        assert watcher.saved
+
+    run(scene)
+
+
+def test_what_turns_out_to_be_no_secrets_file_is_left_alone_and_the_others_stay_as_they_were_seen(
+    tmp_path: Path,
+) -> None:
+    layer, secret, journal = (tmp_path / name for name in ("holdfast.toml", "password", "journal"))
+    secret.write_text("one")
+    watcher = Watcher([layer])
+    watcher.follow([journal, secret], watcher.look())
+    secret.write_text("another")
+    watcher.narrow({secret})
+    assert watcher.secrets == (secret,)
+    assert watcher.changed_among([secret]) == {secret}
+    before = watcher.look()
+    journal.write_text("a line")
+    assert watcher.look() == before
+
+
+def test_so_many_files_of_secrets_are_watched_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "SECRETS_LIMIT", 3)
+    watcher = Watcher([])
+    files = [tmp_path / str(number) for number in range(5)]
+    watcher.follow([files[0], *files])
+    assert watcher.secrets == tuple(files[:3])
+    assert "5 files hold secrets: changes are noticed in the first 3" in caplog.text

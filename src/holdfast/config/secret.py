@@ -3,13 +3,14 @@
 import hmac
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeAlias
 
 from msgspec import Meta
 
-from holdfast.config.document import Origin
+from holdfast.config.document import Document, Origin
+from holdfast.config.mistakes import Place
 from holdfast.config.reading import decoded, read_file, without_newline
 from holdfast.core.errors import ConfigError
 from holdfast.core.kinds import Reader, Refused
@@ -112,6 +113,29 @@ def resolve(value: object, env: Mapping[str, str], base: Path | None = None) -> 
 def base_of(origin: Origin) -> Path | None:
     """What relative paths start from that ``origin`` gives."""
     return Path(origin.place).parent if origin.layer in ("file", "directory") else None
+
+
+def files_of(document: Document, secret: Callable[[Place], bool]) -> dict[Path, list[Place]]:
+    """The files that ``document`` refers to at places that are ``secret``, and those places. Reads none of them."""
+    found: dict[Path, list[Place]] = {}
+    for place, name in _files(document.values, ()):
+        if secret(place):
+            base = base_of(document.origin(place))
+            found.setdefault(Path(name) if base is None else base / name, []).append(place)
+    return found
+
+
+def _files(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(value, Mapping):
+        if is_reference(value):
+            if "file" in value:
+                yield place, value["file"]
+            return
+        for name, item in value.items():
+            yield from _files(item, (*place, name))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _files(item, (*place, number))
 
 
 def named_secret(name: object) -> bool:

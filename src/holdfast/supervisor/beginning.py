@@ -11,6 +11,7 @@ from holdfast.config.document import Document
 from holdfast.config.history import History, start_document
 from holdfast.config.live import Live
 from holdfast.config.schema import Schema
+from holdfast.config.secret import files_of
 from holdfast.config.settings import restore
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.errors import ConfigError
@@ -97,6 +98,7 @@ def begin(source: Source, resumed: "Resumed | None" = None) -> Beginning:
     good = history.last_good
     version = good[0] if good is not None and good[1] == start.document else None
     live = Live(source.schema, start.document, history=history, version=version, noted=False)
+    watcher.follow(files_of(start.document, lambda _: True))  # which of them are secrets the workers will tell
     return Beginning(live, watcher, start.refused, start.reason)
 
 

@@ -9,12 +9,18 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from holdfast.config.diff import Changes
+import msgspec
+
+from holdfast.config.diff import Change, Changes
 from holdfast.config.document import Document
 from holdfast.config.live import Applied, Proposal
 from holdfast.config.mistakes import Place, each, place_text
+from holdfast.config.secret import BLOT, files_of
+from holdfast.config.signature import signature_of
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.errors import BootError, ConfigError, HoldfastError
 from holdfast.supervisor.agreement import APPLY_LIMIT, ask, catch_up, tell, voters
@@ -35,6 +41,8 @@ TOLD_LIMIT: Final = 20
 """Mistakes, and changes, that an event names."""
 FILE: Final = "file"
 """Who proposes what was saved."""
+ROTATED: Final = "a secret's file has changed"
+"""Why, when it was none of the layers."""
 
 
 class Configurator:
@@ -43,13 +51,19 @@ class Configurator:
     def __init__(self, supervisor: "Supervisor", source: Source, beginning: Beginning) -> None:
         self.live = beginning.live
         self.refused = tuple(str(one) for one in each(beginning.refused)) if beginning.refused is not None else ()
-        """What is wrong with the layers as they were last read."""
+        """What is wrong with the layers as they were last read, or with the secrets."""
         self.start_reason = beginning.reason
         self.applied_count = 0
         self.refused_count = len(self.refused[:1])
         self._supervisor = supervisor
         self._source = source
         self._watcher = beginning.watcher
+        self._document = beginning.live.current.document
+        """The layers as they were last read."""
+        self._unread = beginning.refused is not None
+        """Whether they were refused then."""
+        self._hidden: frozenset[Place] = frozenset()
+        """What workers have told to be secret."""
         self._next: tuple[Parcel, int, list[Worker]] | None = None
         self._boot_error: BootError | None = None
         self._generation = False
@@ -66,6 +80,7 @@ class Configurator:
     def follow(self, *, noted: bool) -> None:
         """A generation serves with what holds now: it is a good one. From now on notice what is saved."""
         self.live.hide(self._known_secrets())
+        self._watch_secrets()
         if noted and self.live.current.version > (self.live.history.last_good or (0,))[0]:
             self.live.note(who="start")
         self._watcher.start()
@@ -178,12 +193,16 @@ class Configurator:
 
     async def _propose(self, proposal: Proposal, who: str, why: str) -> Applied:
         self._boot_error = None
+        rotated = await asyncio.to_thread(self._rotated)
+        # Another version is a change in each worker, which reads the secrets that only it knows to be some.
+        version = self.live.current.version + 1 if rotated else None
         try:
-            applied = await self.live.propose(proposal, who=who, why=why, confirm=self._confirm)
+            applied = await self.live.propose(proposal, who=who, why=why, version=version, confirm=self._confirm)
         except ConfigError as error:
             told = tuple(str(one) for one in each(error))
-            if proposal == self._read:
+            if proposal in (self._read, self._again):
                 self.refused = told
+                self._unread = proposal == self._read
             self.refused_count += 1
             version = self.live.current.version
             self._supervisor.events.emit(
@@ -192,9 +211,15 @@ class Configurator:
             if self._boot_error is not None:
                 raise self._boot_error from None
             raise
+        finally:
+            self._watch_secrets()
+        if proposal in (self._read, self._again):
+            self.refused = ()
         if proposal == self._read:
-            self.refused, self.start_reason = (), ""
+            self._unread, self.start_reason = False, ""
             self._source.keep()
+        if rotated:
+            applied = _with_secrets(applied, rotated)
         if applied.changes:
             self.applied_count += 1
             self._by = (who, why, time.time())
@@ -249,20 +274,47 @@ class Configurator:
             watcher.changed.clear()
             try:
                 async with self._supervisor.turn():
-                    if watcher.told != watcher.seen:  # nobody has read it while this waited for its turn
+                    if watcher.told == watcher.seen:
+                        continue  # somebody has read it while this waited for its turn
+                    if watcher.saved or self._unread:
                         await self._change_now(self._read, FILE, "saved")
+                    else:  # what holds may be an earlier version, rolled back to: the layers are left alone
+                        await self._change_now(self._again, FILE, ROTATED)
             except HoldfastError as error:
                 if not isinstance(error, ConfigError):  # that one is in the log and in the history
                     logger.error("what was saved is not applied: %s", error)
             except Exception:  # a fault of this code's own; the next change may be another
                 logger.exception("what was saved could not be applied")
 
+    # Called in any thread, one at a time.
+
     def _read(self) -> Document:
-        seen = self._watcher.look()
+        layers = signature_of(self._watcher.paths)
         try:
-            return self._source.document()
+            self._document = self._source.document()
         finally:
-            self._watcher.seen = seen
+            self._watcher.follow(self._files(lambda _: True), layers)
+        return self._document
+
+    def _again(self) -> Document:
+        self._watcher.follow(self._watcher.secrets)
+        return self.live.current.document
+
+    def _files(self, secret: Callable[[Place], bool]) -> dict[Path, list[Place]]:
+        return {**files_of(self._document, secret), **files_of(self.live.current.document, secret)}
+
+    def _rotated(self) -> list[Place]:
+        """The places of secrets that are known to workers alone, and whose files have changed."""
+        schema = self.live.schema
+        files = self._files(lambda place: place in self._hidden and not schema.is_secret(place))
+        return [place for path in self._watcher.changed_among(files) for place in files[path]]
+
+    # On the loop again.
+
+    def _watch_secrets(self) -> None:
+        """Of all files that are referred to, watch those of secrets: others may be written all the time."""
+        self._hidden, schema = self._known_secrets(), self.live.schema
+        self._watcher.narrow(self._files(lambda place: place in self._hidden or schema.is_secret(place)))
 
     async def _pack(self, snapshot: Snapshot) -> Parcel:
         return await asyncio.to_thread(pack, snapshot, self.live.key)
@@ -281,6 +333,15 @@ class Configurator:
 
     def _without_generation(self, error: BootError) -> ConfigError:
         return ConfigError("", None, "a configuration with which a new generation serves", hint=error.reason)
+
+
+def _with_secrets(applied: Applied, places: list[Place]) -> Applied:
+    """``applied``, with the secrets that it has changed in the workers."""
+    found = applied.changes
+    more = tuple(Change(place_text(place), BLOT, BLOT) for place in places)
+    sections = found.sections | {str(place[0]) for place in places}
+    told = Changes((*found.items, *more), found.total + len(more), sections, found.live)
+    return msgspec.structs.replace(applied, changes=told)
 
 
 def _origins(document: Document) -> dict[str, str]:

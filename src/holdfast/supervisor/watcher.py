@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,16 +19,20 @@ SETTLE: Final = 0.1
 """Seconds that nothing may change before it is told: an editor may be in the midst of writing."""
 SETTLE_LIMIT: Final = 20
 """Looks after which a change is told all the same: something that is written all the time."""
+SECRETS_LIMIT: Final = 1000
+"""Files of secrets that are looked at."""
 
 
 class Watcher:
-    """Looks at ``paths`` from a thread of its own, so that a file system that hangs holds up nobody.
+    """Looks at ``paths`` and at files of secrets, from a thread of its own: a file system that hangs holds up nobody.
 
     ``changed`` is set, on the loop that called ``start``, when they are not what they were when ``seen`` was taken.
     """
 
     def __init__(self, paths: Sequence[Path], seen: Signature = ()) -> None:
         self.paths = tuple(paths)
+        self.secrets: tuple[Path, ...] = ()
+        """The files that secrets come from. ``follow`` says which."""
         self.seen = seen
         """How they were when somebody last read them. Whoever reads sets it, from any thread."""
         self.told: Signature = seen
@@ -37,8 +41,43 @@ class Watcher:
         self._end = threading.Event()
 
     def look(self) -> Signature:
-        """How they are now. May block."""
-        return signature_of(self.paths)
+        """How they are now, first the ``paths``. May block."""
+        return signature_of((*self.paths, *self.secrets))
+
+    def follow(self, secrets: Iterable[Path], layers: Signature | None = None) -> None:
+        """Go by these files of secrets, the first ``SECRETS_LIMIT``, which are about to be read. May block.
+
+        ``layers`` is how the ``paths`` were when they were read; without it they have not been read again. Whoever
+        reads calls it, from any thread.
+        """
+        found = tuple(dict.fromkeys(secrets))
+        if len(found) > SECRETS_LIMIT >= len(self.secrets):
+            logger.warning("%d files hold secrets: changes are noticed in the first %d", len(found), SECRETS_LIMIT)
+        self.secrets = found[:SECRETS_LIMIT]
+        self.seen = (self.seen if layers is None else layers)[: len(self.paths)] + signature_of(self.secrets)
+
+    def narrow(self, secrets: Collection[Path]) -> None:
+        """Of the files of secrets go by these alone. Those that stay were seen when they were seen."""
+        keep = [number for number, path in enumerate(self.secrets) if path in secrets]
+        count = len(self.paths)
+        layers, inside = self.seen[:count], self.seen[count:]
+        self.secrets = tuple(self.secrets[number] for number in keep)
+        if inside:
+            self.seen = layers + tuple(inside[number] for number in keep)
+
+    def changed_among(self, secrets: Iterable[Path]) -> frozenset[Path]:
+        """Which of these files of secrets are not what they were when they were last read. May block."""
+        seen = {entry[0]: entry for entry in self.seen[len(self.paths) :]}
+        paths = list(secrets)
+        return frozenset(
+            path for path, entry in zip(paths, signature_of(paths), strict=True) if seen.get(entry[0], entry) != entry
+        )
+
+    @property
+    def saved(self) -> bool:
+        """Whether the ``paths`` are not what they were when somebody last read them, by the last look."""
+        count = len(self.paths)
+        return self.told[:count] != self.seen[:count]
 
     def start(self) -> None:
         """Begin to look."""
