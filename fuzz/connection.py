@@ -19,6 +19,7 @@ from fuzz.target import Target, hold
 from fuzz.wire import Descriptor, Wire
 from holdfast.core.clock import VirtualClock
 from holdfast.core.drain import Drain
+from holdfast.server.admission.admission import Ticket
 from holdfast.server.admission.settings import read_admission, read_routes
 from holdfast.server.http.engine import HttpEngine
 from holdfast.server.http.protocol import HttpProtocol
@@ -173,6 +174,7 @@ async def _serve(
         exempt=plan.exempt,
     )
     await engine.start({})
+    tickets = _noted(engine)
     wires = [_connect(engine, plan, pair, loop) for _ in range(plan.connections)]
     deaf: set[Wire] = set()
     for start in range(0, len(stream), plan.size):
@@ -187,6 +189,7 @@ async def _serve(
         wire.reset()
     await _until_quiet(engine)
     _check_empty(engine)
+    hold(all(ticket._ended for ticket in tickets), "a ticket is held")
     await engine.stop()
     await asyncio.sleep(0)
     left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -224,6 +227,21 @@ def _connect(
     wire.set_protocol(protocol)
     protocol.connection_made(wire)
     return wire
+
+
+def _noted(engine: HttpEngine) -> list[Ticket]:
+    """All tickets that are given out from now on."""
+    tickets: list[Ticket] = []
+    admission = engine.state.entrance.admission
+    enter = admission.enter
+
+    def note(*arguments: Any) -> Ticket:
+        ticket = enter(*arguments)
+        tickets.append(ticket)
+        return ticket
+
+    admission.enter = note  # type: ignore[method-assign]
+    return tickets
 
 
 async def _may_send(wire: Wire) -> bool:

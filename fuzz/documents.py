@@ -158,13 +158,15 @@ def run(data: bytes) -> None:
     except ConfigError as error:
         _look_at_refusal(error)
         return
+    sent = Document.restored(msgspec.msgpack.decode(msgspec.msgpack.encode(document.plain())))
+    hold(sent == document, "a document is another one after it was sent")
     secrets = (SECRET, PLAIN) if _only_where_secrets_are(document.values, ()) else (SECRET,)
     try:
         snapshot = SCHEMA.read(document, env=ENV, key=KEY)
     except ConfigError as error:
         _look_at_refusal(error, secrets)
         return
-    _look_at(document, snapshot, secrets)
+    _look_at(sent, snapshot, secrets)
     _serve(snapshot)
 
 
@@ -188,9 +190,7 @@ def _look_at_refusal(error: ConfigError, secrets: tuple[str, ...] = (SECRET, PLA
 
 
 def _look_at(document: Document, snapshot: Snapshot, secrets: tuple[str, ...]) -> None:
-    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(document.plain()))
-    hold(Document.restored(sent) == document, "a document is another one after it was sent")
-    again = SCHEMA.read(Document.restored(sent), env=ENV, key=KEY)
+    again = SCHEMA.read(document, env=ENV, key=KEY)
     hold(again.digest == snapshot.digest, "a document that was sent has another digest")
     behind = SCHEMA.read(document, env=ENV, key=KEY, previous=BASE)
     hold(behind.digest == snapshot.digest, "what is read depends on what was there before")
@@ -260,7 +260,12 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 def _seeds() -> tuple[bytes, ...]:
     parts = GOOD.split(b"\n[")
     sections = [parts[0], *(b"[" + part for part in parts[1:])]
-    return (*(b"%c" % number + GOOD for number in range(len(VARIABLES))), *(b"\0" + part + b"\n" for part in sections))
+    plain = GOOD.replace(b'{ env = "TOKEN" }', b'"tr0ub4dor-and-3"')
+    return (
+        b"\0" + plain,
+        *(b"%c" % number + GOOD for number in range(len(VARIABLES))),
+        *(b"\0" + part + b"\n" for part in sections),
+    )
 
 
 TARGET: Final = Target("documents", "configuration files, through all that is done with one", _seeds(), run, mutate)

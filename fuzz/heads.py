@@ -75,6 +75,8 @@ def _seeds() -> tuple[bytes, ...]:
     found = [bytes((number * 37 % 256, number * 11 % 256, 0)) + piece for number, piece in enumerate(PIECES)]
     whole = b"".join(PIECES)
     found += [bytes((how, cut, 1)) + whole for how, cut in ((0, 0), (5, 7), (34, 90), (123, 200))]
+    # Three connections, two handlers at a time: one waits for its turn when its client goes.
+    found += [bytes((how, 0, 12)) + request(b"/wait") for how in (2, 18, 34, 130, 146, 162)]
     upgrade = request(b"/ws", *UPGRADE)
     found += [bytes((how, 0, 2)) + upgrade + FRAMES for how in (0, 65, 130, 199)]
     return tuple(found)

@@ -18,7 +18,8 @@ LINES: Final = (
     b"P\t/", b"P\t/{a}/{b}", b"P\tGET|POST /orders", b"P\tHEAD /orders\t[::1]", b"P\t/orders/7\t\tx-a=1;x-b=2",
     b"P\t/a/{b}/c/{d...}", b"P\t/{rest...}", b"R\tGET\t/orders/7\tshop.example\tx-version=2",
     b"R\tHEAD\t/orders\t[::1]:80", b"R\tGET\t/static//a/\ta.example:8080\tx-version=1", b"R\tOPTIONS\t*",
-    b"R\tPOST\t/a/x/c\tA.EXAMPLE.", b"R\tGET\t//a//b//\tb.a.example\tx-a=1;x-b=2", b"R\tGET\t", b"R\t\t/\n",
+    b"R\tPOST\t/a/x/c\tA.EXAMPLE.", b"R\tGET\t//a//b//\tb.a.example\tx-a=1;x-b=2", b"R\tGET\t",
+    b"R\tGET\t/orders/7\\n",
 )  # fmt: skip
 WORDS: Final = (
     *ODD, b"/", b"//", b"/{a}", b"{a...}", b"{", b"}", b"{{", b"...", b"*", b"*.", b".", b"..", b"|", b"GET", b"HEAD",
