@@ -240,7 +240,7 @@ def _noted(engine: HttpEngine) -> list[Ticket]:
         tickets.append(ticket)
         return ticket
 
-    admission.enter = note  # type: ignore[method-assign]
+    admission.enter = note  # type: ignore[method-assign, assignment]
     return tickets
 
 
