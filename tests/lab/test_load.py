@@ -13,6 +13,7 @@ import uvloop
 
 from holdfast.lab.load import Load, LoadRun, run_load, start_load
 from holdfast.lab.report import Report
+from lab.ports import refusing
 
 T = TypeVar("T")
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -152,11 +153,10 @@ def test_a_status_outside_2xx_is_a_failure_with_its_code_and_keeps_the_connectio
 
 
 def test_nobody_listening_is_refused(run: Run, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    for address in (f"127.0.0.1:{port}", f"unix:{tmp_path}/absent"):
-        report = run(run_load(Load(addresses=(address,), connections=2, count=4)))
-        assert report.failures == {"refused": 4}
+    with refusing() as port:
+        for address in (f"127.0.0.1:{port}", f"unix:{tmp_path}/absent"):
+            report = run(run_load(Load(addresses=(address,), connections=2, count=4)))
+            assert report.failures == {"refused": 4}
 
 
 @pytest.mark.parametrize(

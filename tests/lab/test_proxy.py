@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from holdfast.lab.proxy import Proxy
+from lab.ports import refusing
 
 T = TypeVar("T")
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -151,13 +152,12 @@ def test_a_reset_by_the_client_reaches_the_server(run: Run) -> None:
 
 def test_a_refusal_becomes_a_reset(run: Run) -> None:
     async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as gone:
-            port = gone.getsockname()[1]
-        async with Proxy(f"127.0.0.1:{port}", rtt=RTT) as proxy:
-            reader, writer = await asyncio.open_connection(*proxy.address.split(":"))
-            with pytest.raises(ConnectionResetError):
-                await reader.read()
-            writer.close()
+        with refusing() as port:
+            async with Proxy(f"127.0.0.1:{port}", rtt=RTT) as proxy:
+                reader, writer = await asyncio.open_connection(*proxy.address.split(":"))
+                with pytest.raises(ConnectionResetError):
+                    await reader.read()
+                writer.close()
 
     run(main())
 
