@@ -5,7 +5,7 @@
 .PHONY: run test unit e2e check format bench bench-policies soak fuzz versions clean
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-# Tests in as many processes as there are cores, each file's in one.
+# Tests run in as many processes as there are cores, those of one file in one of them; ARGS="-n 0" for none.
 PARALLEL := -n logical --dist loadfile
 
 run:
@@ -20,7 +20,7 @@ unit:
 
 e2e:
 	@scripts/setup dev
-	$(PYTHON) -m pytest -q -m e2e $(ARGS)
+	$(PYTHON) -m pytest -q $(PARALLEL) -m e2e $(ARGS)
 
 check:
 	@scripts/setup dev
