@@ -94,6 +94,8 @@ def test_of_a_running_service_it_says_who_has_what() -> None:
         {},
         workers,
         refused=("holdfast.toml:3 run.wrokers: expected the name of a setting",),
+        tried="reload: SIGHUP",
+        waiting=("file: saved", "ann"),
         start="the configuration is refused, version 12, the last good one, is used",
         trouble="/var/lib: read-only",
     )
@@ -105,6 +107,11 @@ def test_of_a_running_service_it_says_who_has_what() -> None:
         "worker 1 (pid 72, generation 2) has version 11; it refuses: settings: no bank takes it",
         "worker 2 (pid 73, generation 2) has not said yet what it has",
     ]
-    assert lines[4].startswith("the configuration is refused")
-    assert lines[5] == "refused: holdfast.toml:3 run.wrokers: expected the name of a setting"
-    assert lines[6] == "the history is not kept: /var/lib: read-only"
+    assert lines[4:7] == [
+        "being tried: reload: SIGHUP",
+        "waits for its turn: file: saved",
+        "waits for its turn: ann",
+    ]
+    assert lines[7].startswith("the configuration is refused")
+    assert lines[8] == "refused: holdfast.toml:3 run.wrokers: expected the name of a setting"
+    assert lines[9] == "the history is not kept: /var/lib: read-only"

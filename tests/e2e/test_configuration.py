@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,28 @@ def test_an_earlier_version_can_be_rolled_back_to_also_after_a_restart(serve: Se
     assert set(numbers(running).values()) == {1}, "the file is not looked at until it changes"
     assert running.reload()["ok"]
     assert set(numbers(running).values()) == {2}, "a reload reads it"
+
+
+def test_what_is_saved_while_a_generation_boots_waits_and_says_so(serve: Serve, tmp_path: Path) -> None:
+    running = start(serve, tmp_path, "[settings]\nnumber = 1\n")
+    source = (tmp_path / "configured.py").read_text()
+    wait = "import time\nfrom pathlib import Path\n\nwhile not Path('go').exists():\n    time.sleep(0.02)\n"
+    running.write("configured.py", f"{wait}{source}")
+    write(tmp_path, '[run]\nkeep_alive = "70s"\n[settings]\nnumber = 2\n')
+    noticed(running, lambda: config(running)["tried"] == "file: saved", "the new generation boots")
+    assert config(running)["waiting"] == []
+    write(tmp_path, '[run]\nkeep_alive = "70s"\n[settings]\nnumber = 3\n')
+    with socket.socket(socket.AF_UNIX) as impatient:
+        impatient.connect(str(running.control_path))
+        impatient.sendall(b'{"op": "config-apply", "who": "ann", "why": "now"}\n')
+        noticed(running, lambda: config(running)["waiting"] == ["ann: now", "file: saved"], "both wait")
+        assert set(numbers(running).values()) == {1}
+        (tmp_path / "go").touch()
+        noticed(running, lambda: held(running, 3), "the latest holds")
+    wait_for(lambda: not config(running)["waiting"] and not config(running)["tried"], what="nothing waits")
+    assert set(numbers(running).values()) == {3}
+    history = running.ask("config-history")["entries"]
+    assert [(one["version"], one["who"]) for one in history] == [(1, "start"), (2, "file"), (3, "ann")]
 
 
 def test_a_reload_takes_code_and_settings_together(serve: Serve, tmp_path: Path) -> None:

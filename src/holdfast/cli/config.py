@@ -173,6 +173,9 @@ def about(found: ConfigStatus) -> list[str]:
         has = f"has version {worker.version}" if worker.version else "has not said yet what it has"
         refusal = f"; it refuses: {worker.refusal}" if worker.refusal else ""
         lines.append(f"worker {worker.slot} (pid {worker.pid}, generation {worker.generation}) {has}{refusal}")
+    if found.tried:
+        lines.append(f"being tried: {found.tried}")
+    lines += [f"waits for its turn: {text}" for text in found.waiting]
     if found.start:
         lines.append(found.start)
     lines += [f"refused: {text}" for text in found.refused]

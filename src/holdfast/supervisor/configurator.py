@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +41,7 @@ TOLD_LIMIT: Final = 20
 """Mistakes, and changes, that an event names."""
 FILE: Final = "file"
 """Who proposes what was saved."""
+SAVED: Final = "saved"
 ROTATED: Final = "a secret's file has changed"
 """Why, when it was none of the layers."""
 
@@ -68,6 +69,8 @@ class Configurator:
         self._boot_error: BootError | None = None
         self._generation = False
         self._reason = ""
+        self._tried = ""
+        self._waiting: list[str] = []
         self._by = ("start", "", time.time())
         self.live.check(source.check, "run")
         self.live.check(self._check_fixed, "run")
@@ -103,13 +106,14 @@ class Configurator:
         have the code of before.
         """
         self._generation, self._reason = True, f"reload ({reason})"
+        self._tried = f"reload: {reason}"
         generation = self._supervisor.pool.generation
         try:
             await self._propose(self._read, "reload", reason)
             if self._supervisor.pool.generation == generation:  # nothing has changed
                 await self._supervisor.renew(self.live.current.run, await self._pack(self.live.current), self._reason)
         finally:
-            self._generation = False
+            self._generation, self._tried = False, ""
         await self._supervisor.pool.settle()
 
     async def flush(self) -> None:
@@ -129,6 +133,7 @@ class Configurator:
         """What holds now, without secrets."""
         current, history = self.live.current, self.live.history
         who, why, at = self._by
+        saved = self._saved() if self._watcher.changed.is_set() else ()
         workers = sorted(self._supervisor.pool.workers.values(), key=lambda one: (one.slot, one.serial))
         return ConfigStatus(
             version=current.version,
@@ -154,6 +159,8 @@ class Configurator:
             directories=tuple(map(str, self._source.directories)),
             state_directory=str(history.directory or ""),
             refused=self.refused,
+            tried=self._tried,
+            waiting=(*self._waiting, *(_said(FILE, why) for why in saved))[:TOLD_LIMIT],
             start=self.start_reason,
             trouble=history.trouble,
             applied_count=self.applied_count,
@@ -168,8 +175,26 @@ class Configurator:
     # -- how it changes
 
     async def _change(self, proposal: Proposal, who: str, why: str) -> ConfigApplied:
-        async with self._supervisor.turn():
+        async with self._turn(who, why):
             return await self._change_now(proposal, who, why)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, who: str, why: str) -> AsyncIterator[None]:
+        """The turn of a change, which waits for reloads and other changes. Nothing supersedes what is booting: what
+        comes after it is read when its turn has come, and is the latest then."""
+        told = _said(who, why)
+        self._waiting.append(told)
+        waits = True
+        try:
+            async with self._supervisor.turn():
+                self._waiting.remove(told)
+                waits, self._tried = False, told
+                yield
+        finally:
+            if waits:
+                self._waiting.remove(told)
+            else:
+                self._tried = ""
 
     async def _change_now(self, proposal: Proposal, who: str, why: str) -> ConfigApplied:
         began = time.monotonic()
@@ -273,18 +298,22 @@ class Configurator:
             await watcher.changed.wait()
             watcher.changed.clear()
             try:
-                async with self._supervisor.turn():
-                    if watcher.told == watcher.seen:
-                        continue  # somebody has read it while this waited for its turn
-                    if watcher.saved or self._unread:
-                        await self._change_now(self._read, FILE, "saved")
-                    else:  # what holds may be an earlier version, rolled back to: the layers are left alone
-                        await self._change_now(self._again, FILE, ROTATED)
+                async with self._turn(FILE, "".join(self._saved())):
+                    for why in self._saved():  # none: somebody has read it while this waited for its turn
+                        # What holds may be an earlier version, rolled back to: for a secret the layers are left alone.
+                        await self._change_now(self._read if why == SAVED else self._again, FILE, why)
             except HoldfastError as error:
                 if not isinstance(error, ConfigError):  # that one is in the log and in the history
                     logger.error("what was saved is not applied: %s", error)
             except Exception:  # a fault of this code's own; the next change may be another
                 logger.exception("what was saved could not be applied")
+
+    def _saved(self) -> tuple[str, ...]:
+        """Why there is something to be read that nobody has read yet; empty when there is nothing."""
+        watcher = self._watcher
+        if watcher.told == watcher.seen:
+            return ()
+        return (SAVED if watcher.saved or self._unread else ROTATED,)
 
     # Called in any thread, one at a time.
 
@@ -333,6 +362,10 @@ class Configurator:
 
     def _without_generation(self, error: BootError) -> ConfigError:
         return ConfigError("", None, "a configuration with which a new generation serves", hint=error.reason)
+
+
+def _said(who: str, why: str) -> str:
+    return f"{who}: {why}" if why else who
 
 
 def _with_secrets(applied: Applied, places: list[Place]) -> Applied:

@@ -29,7 +29,9 @@ class ConfigStatus(msgspec.Struct, frozen=True):
 
     ``values`` is the document, redacted; ``origins`` says where each value came from, by its path as messages write it.
     ``at`` is Unix seconds. ``refused`` is what is wrong with the layers as they were last read; empty when they hold.
-    ``start`` says why the last good configuration is used, when that is so. ``trouble`` is that of the history's disk.
+    ``tried`` is the change or the reload that is under way, ``waiting`` are the changes that wait for their turn: each
+    says who and why. ``start`` says why the last good configuration is used, when that is so. ``trouble`` is that of
+    the history's disk.
     """
 
     version: int
@@ -44,6 +46,8 @@ class ConfigStatus(msgspec.Struct, frozen=True):
     directories: tuple[str, ...] = ()
     state_directory: str = ""
     refused: tuple[str, ...] = ()
+    tried: str = ""
+    waiting: tuple[str, ...] = ()
     start: str = ""
     trouble: str = ""
     applied_count: int = 0
