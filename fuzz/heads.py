@@ -46,7 +46,17 @@ UPGRADE: Final = (
     b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13",
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )  # fmt: skip
-FRAMES: Final = b"\x81\x85\0\0\0\0hello\x88\x82\0\0\0\0\x03\xe8"
+FRAMES: Final = (
+    b"\x81\x85\0\0\0\0hello",  # text, masked with zeros: as all of them
+    b"\x88\x82\0\0\0\0\x03\xe8",  # close 1000
+    b"\x89\x81\0\0\0\0p",  # ping
+    b"\x01\x82\0\0\0\0he\x80\x81\0\0\0\0y",  # text in two pieces
+    b"\x82\x84\0\0\0\0\0\1\2\3",  # bytes
+    b"\x81\x84\0\0\0\0boom",
+    b"\x81\x82\0\0\0\0\xff\xfe",  # no UTF-8
+    b"\x83\x80\0\0\0\0",  # no opcode
+    b"\x82\xff\0\0\0\0\0\1\0\0\0\0\0\0",  # 64 KiB are announced
+)
 
 
 def request(path: bytes, *fields: bytes, method: bytes = b"GET", body: bytes = b"") -> bytes:
@@ -78,7 +88,10 @@ def _seeds() -> tuple[bytes, ...]:
     # Three connections, two handlers at a time: one waits for its turn when its client goes.
     found += [bytes((how, 0, 12)) + request(b"/wait") for how in (2, 18, 34, 130, 146, 162)]
     upgrade = request(b"/ws", *UPGRADE)
-    found += [bytes((how, 0, 2)) + upgrade + FRAMES for how in (0, 65, 130, 199)]
+    # The head is one piece, so that what follows is read as frames.
+    for number, frame in enumerate(FRAMES):
+        found.append(bytes((number * 16 % 128, len(upgrade), 2)) + upgrade + frame)
+    found += [bytes((how, len(upgrade), 6)) + upgrade + b"".join(FRAMES[2:6]) for how in (1, 16, 32, 64, 114)]
     return tuple(found)
 
 
@@ -101,7 +114,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
             rows[rng.choice(starts)] = row
             stream = b"\r\n".join(rows)
         case 4:
-            stream = change_bytes(stream, rng)
+            stream = change_bytes(stream, rng, FRAMES if b"pgrade" in stream and rng.random() < 0.7 else ODD)
         case 5:
             stream = stream[: rng.randrange(len(stream) + 1)]
         case _:
