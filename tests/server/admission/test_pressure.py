@@ -1,7 +1,7 @@
 import logging
 import random
 from collections.abc import Iterator
-from math import inf
+from math import inf, log
 from typing import Any
 
 import pytest
@@ -15,10 +15,13 @@ from holdfast.server.admission.admission import Admission, Ticket
 from holdfast.server.admission.cgroup import Cgroup, Memory
 from holdfast.server.admission.pressure import (
     ABSENT_INTERVAL,
+    AHEAD,
     BACK,
+    FADES,
     HELPS,
     INTERVAL,
     LONGEST_INTERVAL,
+    NEAR,
     SHARE,
     STALLED,
     START,
@@ -28,6 +31,7 @@ from holdfast.server.admission.pressure import (
     Shedding,
 )
 from holdfast.server.admission.settings import read_admission, read_routes
+from holdfast.server.http.engine import TICK
 
 FS = "/sys/fs/cgroup/app"
 
@@ -51,14 +55,47 @@ def judged(shedding: Shedding, *shares: float, began: float = 0.0) -> list[int]:
     return [shedding.judge(Memory(share), began + at) for at, share in enumerate(shares)]
 
 
+def rarely(shedding: Shedding, *shares: float) -> list[int]:
+    """The same, so far apart that nobody can say how fast it grows."""
+    return [shedding.judge(Memory(share), at * LONGEST_INTERVAL) for at, share in enumerate(shares)]
+
+
+def often(shedding: Shedding, *shares: float, began: float = 0.0) -> list[int]:
+    """The same, as often as it is looked at."""
+    return [shedding.judge(Memory(share), began + at * INTERVAL) for at, share in enumerate(shares)]
+
+
 def test_one_class_after_the_other_is_refused_and_the_most_critical_never() -> None:
-    assert judged(Shedding(0.9), 0.0, 0.899, 0.901, 0.93, 0.941, 0.97, 0.981, 1.0, 1.2) == [0, 0, 1, 1, 2, 2, 3, 3, 3]
-    assert judged(Shedding(0.5), 0.49, 0.51, 0.71, 0.91, 1.0) == [0, 1, 2, 3, 3]
+    assert rarely(Shedding(0.9), 0.0, 0.899, 0.901, 0.93, 0.941, 0.97, 0.981, 1.0, 1.2) == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+    assert rarely(Shedding(0.5), 0.49, 0.51, 0.71, 0.91, 1.0) == [0, 1, 2, 3, 3]
     assert len(STEPS) == Criticality.CRITICAL_PLUS
 
 
 def test_a_class_is_let_in_again_once_the_memory_has_clearly_fallen() -> None:
-    assert judged(Shedding(0.9), 0.945, 0.939, 0.925, 0.919, 0.899, 0.885, 0.879, 0.899) == [2, 2, 2, 1, 1, 1, 0, 0]
+    assert rarely(Shedding(0.9), 0.945, 0.939, 0.925, 0.919, 0.899, 0.885, 0.879, 0.899) == [2, 2, 2, 1, 1, 1, 0, 0]
+
+
+def test_memory_that_grows_fast_counts_as_what_it_will_be_in_a_second() -> None:
+    shedding = Shedding(0.9)
+    growing = [0.51 + 0.05 * at for at in range(9)]  # a quarter of the limit in a second
+    assert AHEAD == 1.0
+    assert often(shedding, *growing) == [0, 0, 0, 0, 2, 3, 3, 3, 3]
+    assert often(Shedding(0.9), *[share - 0.3 for share in growing]) == [0] * 9
+    slowly = [0.8 + 0.001 * at for at in range(90)]
+    assert 1 not in often(Shedding(0.9), *slowly)
+
+
+def test_a_growth_that_has_stopped_fades() -> None:
+    shedding = Shedding(0.9)
+    often(shedding, *[0.6 + 0.05 * at for at in range(5)])
+    found = often(shedding, *[0.8] * 20, began=5 * INTERVAL)
+    assert found == sorted(found, reverse=True)
+    assert found[0] == 3
+    assert found.index(0) * INTERVAL == pytest.approx(FADES * log(0.25 / 0.08), abs=2 * INTERVAL)
+
+
+def test_what_comes_and_goes_is_no_growth() -> None:
+    assert set(often(Shedding(0.9), *[0.7, 0.85] * 50)) == {0}
 
 
 def test_while_everything_waits_for_memory_one_class_more_is_refused() -> None:
@@ -113,11 +150,12 @@ def test_no_memory_makes_it_refuse_too_much_or_for_too_long(
         now += later
         least = shedding.judge(Memory(share, stalled), now)
         room = 1 - start
-        allowed = sum(share >= start + room * (step - BACK) - 1e-9 for step in STEPS)
         assert 0 <= least <= Criticality.CRITICAL_PLUS
-        assert least <= min(allowed + (stalled == 0.5), len(STEPS)) if share >= start else least <= allowed
-        if share < start - room * BACK - 1e-9:
+        if share < start - room * NEAR - 1e-9:
             assert least == 0
+        if later > LONGEST_INTERVAL:  # how fast it grows is not known
+            allowed = sum(share >= start + room * (step - BACK) - 1e-9 for step in STEPS)
+            assert least <= (min(allowed + (stalled == 0.5), len(STEPS)) if share >= start else allowed)
     # Whatever has been: when nothing changes any more, nobody is refused for longer than that.
     last = Memory(0.97 * start + 0.03)
     shedding.judge(last, now + 1.0)
@@ -125,23 +163,25 @@ def test_no_memory_makes_it_refuse_too_much_or_for_too_long(
     assert shedding.judge(last, now + 2.0 + 2 * HELPS) == 0
 
 
-def simulated(start: float | None, *, baseline: float, seed: int) -> tuple[float, dict[int, int], dict[int, int]]:
-    """A service whose requests of 5 s hold memory, at three times what fits: the most it had, who came, who was
-    refused, in 200 s."""
+def simulated(
+    start: float | None, *, baseline: float, each: float, rate: float, seed: int
+) -> tuple[float, dict[int, int], dict[int, int]]:
+    """A service whose requests of 5 s hold ``each`` of the memory: the most it had, who came, who was refused, in
+    100 s."""
     chance = random.Random(seed)
     shedding = Shedding(start) if start is not None else None
     ends: list[float] = []
     came: dict[int, int] = dict.fromkeys(range(4), 0)
     refused: dict[int, int] = dict.fromkeys(range(4), 0)
     most = least = 0.0
-    for step in range(20_000):
+    for step in range(10_000):
         now = step / 100
         ends = [end for end in ends if end > now]
-        used = baseline + len(ends) * 0.001
+        used = baseline + len(ends) * each
         most = max(most, used)
-        if shedding is not None and step % int(INTERVAL * 100) == 0:
+        if shedding is not None and step % round(TICK * 100) == 0:
             least = shedding.judge(Memory(used), now)
-        if chance.random() < 0.6:
+        if chance.random() < rate / 100:
             rank = chance.choices(range(4), (4, 2, 3, 1))[0]
             came[rank] += 1
             if rank < least:
@@ -151,14 +191,18 @@ def simulated(start: float | None, *, baseline: float, seed: int) -> tuple[float
     return most, came, refused
 
 
-def test_requests_that_hold_memory_are_kept_below_the_limit() -> None:
-    without, _, _ = simulated(None, baseline=0.8, seed=5)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("baseline", "each", "rate"), [(0.8, 0.001, 60.0), (0.27, 0.0077, 30.0)])
+def test_requests_that_hold_memory_are_kept_below_the_limit(
+    baseline: float, each: float, rate: float, seed: int
+) -> None:
+    without, _, _ = simulated(None, baseline=baseline, each=each, rate=rate, seed=seed)
     assert without > 1.0  # the kernel would have ended it
-    most, came, refused = simulated(START, baseline=0.8, seed=5)
+    most, came, refused = simulated(START, baseline=baseline, each=each, rate=rate, seed=seed)
     assert most < 1.0
     assert refused[3] == 0
     shares = [refused[rank] / came[rank] for rank in range(4)]
-    assert shares[0] > 0.3
+    assert shares[0] > 0.2
     assert shares == sorted(shares, reverse=True)
 
 
@@ -292,7 +336,7 @@ class Door:
 
     def fill(self, share: float) -> None:
         self.group.share = share
-        self.clock.advance(INTERVAL)
+        self.clock.advance(LONGEST_INTERVAL)
         self.admission.look(self.clock.now())
 
     def enter(self, path: str = "/", criticality: str = "") -> Ticket:

@@ -15,7 +15,7 @@ waits, and who waits is seen by the queue, sooner. docs/overload.md has the figu
 import logging
 import time
 from collections.abc import Callable
-from math import inf
+from math import exp, inf
 from typing import Annotated, Any, Final
 
 from holdfast.core.context import Criticality
@@ -29,8 +29,8 @@ POLICY: Final = "memory"
 """What its refusals are counted as."""
 SHORT: Final = "the memory that the service may use is nearly used up"
 START: Final = 0.9
-"""Share of the cgroup's limit from which the least critical class is refused; Envoy's examples begin between 0.8 and
-0.95."""
+"""Share of the cgroup's limit from which the least critical class is refused; the example of Envoy's manual has 0.92
+and 0.95."""
 STEPS: Final = (0.0, 0.4, 0.8)
 """Parts of what is left above that, at which each class is: with 0.9 that is 0.9, 0.94 and 0.98. One for all but the
 most critical."""
@@ -39,10 +39,16 @@ BACK: Final = 0.2
 STALLED: Final = 0.1
 """Share of the time in which everything waits for memory, with which one class more is refused. The kernel takes pages
 from where they are needed then; systemd-oomd ends something at 0.6."""
+NEAR: Final = 2.0
+"""Such parts below the start, growth counts too: from 0.7 on with 0.9, ..."""
+AHEAD: Final = 1.0
+"""... as much as comes in so many seconds. Requests hold what they have until they end."""
+FADES: Final = 2.0
+"""Seconds after which a growth that has stopped counts for a third: letting all in at once would bring it back."""
 HELPS: Final = 30.0
 """Seconds in which refusing a class must have brought the memory down."""
-INTERVAL: Final = 0.5
-"""Seconds between two looks ..."""
+INTERVAL: Final = 0.2
+"""Seconds between two looks: each time that the engine sweeps its connections, ..."""
 SHARE: Final = 0.001
 """... or so many that looking takes no more than this share of a CPU, ..."""
 LONGEST_INTERVAL: Final = 5.0
@@ -70,12 +76,17 @@ class Shedding:
 
     def __init__(self, start: float) -> None:
         room = 1.0 - start
+        self.near = max(start - room * NEAR, 0.0)
+        """The share from which on it matters how memory grows."""
         self._starts = tuple(start + room * step for step in STEPS)
         self._back = room * BACK
         self._level = 0
         self._lowest = inf
         self._since = -inf
         self._again_at = inf
+        self._before = 0.0, inf
+        self._growth = 0.0
+        self._faster = 0.0
 
     @property
     def given_up(self) -> bool:
@@ -85,11 +96,13 @@ class Shedding:
     def judge(self, memory: Memory, now: float) -> int:
         """Classes below this rank are to be refused: 0 for none."""
         share = memory.share
-        met = sum(share >= start for start in self._starts)
+        growth = self._grows(share, now)
+        soon = share + growth * AHEAD if share >= self.near else share
+        met = sum(soon >= start for start in self._starts)
         if met and memory.stalled is not None and memory.stalled >= STALLED:
             met = min(met + 1, len(STEPS))
         before = self._level
-        kept = sum(share >= start - self._back for start in self._starts)
+        kept = sum(soon >= start - self._back for start in self._starts)
         self._level = max(met, min(before, kept))
         if not self._level:
             self._again_at = inf
@@ -100,6 +113,17 @@ class Shedding:
         elif not self.given_up and now - self._since >= HELPS:
             self._again_at = share + self._back / 2
         return 0 if self.given_up else self._level
+
+    def _grows(self, share: float, now: float) -> float:
+        """How fast, a second: what two looks in a row have seen, so that a sawtooth does not count."""
+        (before, at), self._before = self._before, (share, now)
+        if not at < now < at + LONGEST_INTERVAL:
+            self._growth = self._faster = 0.0
+            return 0.0
+        pace = max((share - before) / (now - at), 0.0)
+        lasting, self._faster = min(pace, self._faster), pace
+        self._growth = max(lasting, self._growth * exp((at - now) / FADES))
+        return self._growth
 
     def _try(self, share: float, now: float) -> None:
         self._lowest, self._since, self._again_at = share, now, inf
@@ -136,7 +160,7 @@ class Pressure:
         """Look, when it is time to. Requests of a class below the returned rank are to be refused."""
         if now >= self.due:
             began = self._timer()
-            self.memory = memory = None if self._start is None else self.cgroup.memory(self._start)
+            self.memory = memory = None if self._start is None else self.cgroup.memory(self._shedding.near)
             took = self._timer() - began
             least = 0
             if memory is None:
