@@ -69,7 +69,10 @@ def test_what_a_failure_does_not_have_is_left_out() -> None:
 def test_the_time_to_come_back_is_whole_seconds_rounded_up(seconds: float, header: bytes) -> None:
     _, headers, body = problem_of(Failure(Code.UNAVAILABLE, retry_after=seconds))
     assert dict(headers)[b"retry-after"] == header
-    assert msgspec.json.decode(body)["retry_after"] == round(min(seconds, 86400.0), 3)
+    told = msgspec.json.decode(body)["retry_after"]
+    wanted = min(seconds, 86400.0)
+    assert wanted - 1e-6 <= told <= max(wanted * 1.01, wanted + 0.001)  # three digits, and nobody comes early
+    assert len(f"{told:g}".replace(".", "").strip("0")) <= 3
 
 
 def test_a_status_of_its_own_has_its_own_title() -> None:

@@ -139,6 +139,12 @@ class ErrorTable:
             logger.exception("the rule for a %s failed", type(error).__qualname__)
             return _INTERNAL
 
+    def plain_rule(self, kind: type[BaseException]) -> ErrorRule | None:
+        """The rule for all errors of ``kind``; None when an error's own words or attributes count too."""
+        rule = self._rules_of(kind)[:1]
+        plain = rule and isinstance(rule[0], ErrorRule) and not rule[0].tell and not issubclass(kind, ServiceError)
+        return rule[0] if plain and isinstance(rule[0], ErrorRule) else None
+
     def resolve(self) -> None:
         """Imports the classes that are given by name. Raises ``ConfigError`` for the first that there is not."""
         mistakes = self.mistakes()

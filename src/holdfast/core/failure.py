@@ -35,6 +35,15 @@ REASON: Final = re.compile(r"[A-Z][A-Z0-9_]+[A-Z0-9]")
 """What a reason looks like (AIP-193)."""
 
 
+def rounded_up(seconds: float) -> float:
+    """``seconds`` with as many digits as somebody who waits can use: three, or milliseconds. Never early."""
+    seconds = round(seconds, 6)  # or the noise of an addition would cost a second: 2.0000000000000004
+    for least, parts in ((100.0, 1), (10.0, 10), (1.0, 100)):
+        if seconds >= least:
+            return math.ceil(round(seconds * parts, 4)) / parts
+    return math.ceil(round(seconds * 1000, 2)) / 1000
+
+
 class Failure(msgspec.Struct, frozen=True):
     """What is told of an error, whatever the protocol. Immutable; everything in it is bounded.
 

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from holdfast.core.failure import Failure, shortened
+from holdfast.core.failure import Failure, rounded_up, shortened
 
 CONTENT_TYPE: Final = b"application/problem+json"
 REQUEST_ID_BYTES: Final = 16
@@ -58,8 +58,7 @@ def problem_of(failure: Failure, *, request_id: str | None = None, instance: str
     body = _Body("about:blank", _title(status), status, failure.message, failure.code.value, failure.reason)
     headers = [(b"content-type", CONTENT_TYPE)]
     if failure.retry_after is not None:
-        # Rounded first, or the noise of an addition would cost a second: 2.0000000000000004.
-        body.retry_after = seconds = round(failure.retry_after, 3)
+        body.retry_after = seconds = rounded_up(failure.retry_after)
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(seconds))))
     if failure.details:
         body.details = failure.details

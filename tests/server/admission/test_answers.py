@@ -1,8 +1,13 @@
 from math import inf
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from holdfast.core.codes import Code
+from holdfast.core.errorrule import ErrorRule
 from holdfast.core.errors import (
     BulkheadFull,
     CircuitOpen,
@@ -14,7 +19,10 @@ from holdfast.core.errors import (
 )
 from holdfast.core.errortable import ErrorTable
 from holdfast.core.failure import Failure
-from holdfast.server.admission.answers import NAME_LIMIT, READY_LIMIT, Answers, too_many_connections
+from holdfast.resilience.rates.meter import Terms
+from holdfast.resilience.rates.token_bucket import TokenBucket, quota
+from holdfast.server.admission.answers import NAME_LIMIT, READY_LIMIT, RETRIED, Answers, too_many_connections
+from holdfast.service.problem import problem_of
 
 QUOTA = {"limit": 50, "remaining": 0, "reset": 3.2, "period": 1.0}
 
@@ -95,7 +103,7 @@ def test_a_head_has_no_body_and_a_connection_that_ends_says_so() -> None:
     _, whole = answers.answer(Overloaded("x", "y"))
     _, head = answers.answer(Overloaded("x", "y"), head=True)
     assert head == whole[: whole.index(b"\r\n\r\n") + 4]
-    _, headers, body = taken_apart(answers.answer(Overloaded("x", "y"), close=True, defaults=[(b"date", b"now")]))
+    _, headers, body = taken_apart(answers.answer(Overloaded("x", "y"), close=True, lines=b"date: now\r\n"))
     assert headers["connection"] == "close"
     assert headers["date"] == "now"
     assert body
@@ -114,6 +122,37 @@ def test_the_apps_own_rules_hold_for_refusals() -> None:
     status, _, body = taken_apart(answers.answer(Overloaded("x", "y")))
     assert status == "HTTP/1.1 429 Too Many Requests"
     assert msgspec.json.decode(body)["detail"] == "Come later."
+
+
+TERMS = Terms(TokenBucket, 1 / 60, 1.0, 60.0, text="1 in 60 s")
+RULES: tuple[dict[Any, Any], ...] = (
+    {},
+    {RateLimited: ErrorRule(Code.UNAVAILABLE, message="Zu viel, \u00fc", status=529)},
+    {RateLimited: ErrorRule(Code.RESOURCE_EXHAUSTED, tell=True)},
+    {RateLimited: lambda error: "aborted" if error.retry_after > 5 else None},
+    {Rejected: "internal"},
+)
+
+
+@pytest.mark.parametrize("rules", RULES)
+@given(
+    waits=st.lists(st.sampled_from([0.001, 0.0011, 1.0, 1.001, 7.0, 59.96, 59.98]) | st.floats(), max_size=9),
+    left=st.sampled_from([0.0, 0.5, 3.0]),
+)
+def test_refusals_of_a_rate_limit_are_told_as_any_other_problem(
+    rules: dict[Any, Any], waits: list[float], left: float
+) -> None:
+    table = ErrorTable(rules)
+    answers = Answers(table)
+    for wait in waits:  # some of them are kept ready by then
+        error = RateLimited("clients", "1 in 60 s", wait, (quota, TERMS, left))
+        status, wanted, body = problem_of(table.failure_of(error))
+        told, headers, same = taken_apart(answers.answer(error, lines=b"date: now\r\n"))
+        assert (f"HTTP/1.1 {status} " in told, same) == (True, body)
+        fields = {name.decode(): value.decode() for name, value in (*wanted, *answers.rate_fields(error))}
+        assert (
+            headers == {"retry-after": "1", **fields, "date": "now"} if status in RETRIED else {**fields, "date": "now"}
+        )
 
 
 def test_what_is_kept_ready_is_bounded() -> None:
@@ -158,9 +197,9 @@ def test_a_refusal_that_is_given_often_is_made_once_and_is_the_same() -> None:
     table = Table()
     shed = Overloaded("queue", "too much to do", 2.0)
     answers = Answers(table, (shed,))
-    date = [(b"date", b"now")]
-    found = {answers.answer(shed, defaults=date) for _ in range(5)}
-    assert found == {Answers().answer(Overloaded("queue", "too much to do", 2.0), defaults=date)}
+    date = b"date: now\r\n"
+    found = {answers.answer(shed, lines=date) for _ in range(5)}
+    assert found == {Answers().answer(Overloaded("queue", "too much to do", 2.0), lines=date)}
     assert table.asked == 1
     answers.answer(Overloaded("queue", "too much to do", 2.0))
     assert table.asked == 2

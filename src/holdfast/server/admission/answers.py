@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from math import ceil, inf
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from holdfast.core.codes import Code
+from holdfast.core.errorrule import ErrorRule
 from holdfast.core.errors import BulkheadFull, Rejected
 from holdfast.core.errortable import ErrorTable
+from holdfast.core.failure import RETRY_AFTER_LIMIT, rounded_up
 from holdfast.service.problem import problem_of
 
 NUMBER_LIMIT: Final = 999_999_999_999_999
@@ -28,6 +30,12 @@ RETRIED: Final = frozenset((429, 503))
 RETRY_AFTER: Final = b"1"
 """... in so many seconds where the policy does not know."""
 
+NONE_LEFT: Final = 0.99
+"""Of a rate limit less than this is left when it has nothing left for anybody."""
+
+Ready: TypeAlias = tuple[int, bytes, bytes]
+"""Status, all of the head that is known before the moment, and body."""
+
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]|%")
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -38,35 +46,24 @@ class Answers:
     def __init__(self, table: ErrorTable | None = None, often: Iterable[Rejected] = ()) -> None:
         """``often`` are refusals that are given again and again, the very same objects: an overload's."""
         self._table = table or ErrorTable()
-        self._ready: dict[tuple[int, Code, str, str], tuple[int, bytes, bytes]] = {}
+        self._ready: dict[tuple[int, Code, str, str], Ready] = {}
         self._rates: dict[tuple[str, float, float], tuple[bytes, bytes]] = {}
-        self._often: dict[Rejected, tuple[int, bytes, bytes]] = {}
+        self._alike: dict[tuple[Any, ...], tuple[ErrorRule | None, Ready]] = {}
+        self._often: dict[Rejected, Ready] = {}
         for error in often:
-            self._often[error] = self._head_and_body(error)
+            self._often[error] = self._made(error)
 
     def answer(
-        self,
-        error: Rejected,
-        *,
-        defaults: Iterable[tuple[bytes, bytes]] = (),
-        head: bool = False,
-        close: bool = False,
+        self, error: Rejected, *, lines: bytes = b"", head: bool = False, close: bool = False
     ) -> tuple[int, bytes]:
         """Status and the whole response to a request that ``error`` has refused, ready for the wire (HTTP/1.1).
 
-        ``defaults`` are headers of every response. ``head`` leaves the body out, as a HEAD wants it. ``close`` says
-        that the connection ends with it: when the request's body will not be read.
+        ``lines`` are headers of every response, as they are on the wire. ``head`` leaves the body out, as a HEAD wants
+        it. ``close`` says that the connection ends with it: when the request's body will not be read.
         """
-        status, start, body = self._head_and_body(error)
-        content = [start]
-        for name, value in defaults:
-            content += (name, b": ", value, b"\r\n")
-        for name, value in self.rate_fields(error):
-            content += (name, b": ", value, b"\r\n")
-        content.append(b"connection: close\r\n\r\n" if close else b"\r\n")
-        if not head:
-            content.append(body)
-        return status, b"".join(content)
+        status, start, body = self._often.get(error) or self._known(error)
+        end = b"connection: close\r\n\r\n" if close else b"\r\n"
+        return status, b"%b%b%b%b" % (start, lines, end, b"" if head else body)
 
     def rate_fields(self, error: Rejected) -> list[tuple[bytes, bytes]]:
         """``ratelimit-policy`` and ``ratelimit``, as ASGI has headers; nothing for what is no rate limit's refusal."""
@@ -81,17 +78,38 @@ class Answers:
                 self._rates.clear()
             self._rates[key] = ready
         policy, name = ready
+        left = b"%b;r=%d" % (name, _whole(facts["remaining"]))
         wait = error.retry_after
-        if wait is None or wait == inf:
-            return [(b"ratelimit-policy", policy), (b"ratelimit", b"%b;r=%d" % (name, _whole(facts["remaining"])))]
-        left = b"%b;r=%d;t=%d" % (name, _whole(facts["remaining"]), max(_whole(wait), 1))
+        if wait is not None and 0.0 <= wait < inf:
+            seconds = rounded_up(wait) if wait <= RETRY_AFTER_LIMIT else wait
+            left += b";t=%d" % max(_whole(seconds), 1)
         return [(b"ratelimit-policy", policy), (b"ratelimit", left)]
 
-    def _head_and_body(self, error: Rejected) -> tuple[int, bytes, bytes]:
-        """Status, its line and the problem's headers, and its body."""
-        often = self._often.get(error)
-        if often is not None:
-            return often
+    def _known(self, error: Rejected) -> Ready:
+        """What is the same for all who are refused by a rate limit in the same moment, or nearly so."""
+        arguments = error.args
+        facts = arguments[3] if len(arguments) > 3 else None
+        if type(facts) is not tuple or len(facts) != 3 or not facts[2] < NONE_LEFT:
+            return self._made(error)
+        wait = arguments[2]
+        if wait is None or not 0.0 <= wait <= RETRY_AFTER_LIMIT:
+            return self._made(error)
+        key = type(error), arguments[0], rounded_up(wait), facts[0], facts[1]
+        ready = self._alike.get(key)
+        if ready is None or ready[0] is not self._table.plain_rule(type(error)):
+            ready = self._table.plain_rule(type(error)), self._made(error)
+            if len(self._alike) >= READY_LIMIT:
+                self._alike.clear()
+            if ready[0] is not None:
+                self._alike[key] = ready
+        return ready[1]
+
+    def _made(self, error: Rejected) -> Ready:
+        """Status, its line with the problem's headers and those of rates, and the problem's body."""
+        status, start, body = self._head_and_body(error)
+        return status, start + b"".join(b"%b: %b\r\n" % field for field in self.rate_fields(error)), body
+
+    def _head_and_body(self, error: Rejected) -> Ready:
         failure = self._table.failure_of(error)
         if failure.retry_after is not None or failure.details:
             status, headers, body = problem_of(failure)

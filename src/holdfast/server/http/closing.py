@@ -78,7 +78,7 @@ class ClosingProtocol(HttpToolsProtocol):
         if not connections.see_off():
             self.transport.abort()
             return None
-        _, answer = entrance.answers.answer(error, defaults=state.default_headers, close=True)
+        _, answer = entrance.answers.answer(error, lines=state.default_lines, close=True)
         self.transport.write(answer)
         self.end(linger=self.transport.can_write_eof())
         return connections.seen_off

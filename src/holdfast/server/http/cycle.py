@@ -308,7 +308,7 @@ class Cycle(Response):
         if (state.closing and protocol.last_answer) or (self.expect_continue and self.more_body):
             self.keep_alive = False
         self.status, answer = state.entrance.answers.answer(
-            error, defaults=state.default_headers, head=self.scope["method"] == "HEAD", close=not self.keep_alive
+            error, lines=state.default_lines, head=self.scope["method"] == "HEAD", close=not self.keep_alive
         )
         protocol.transport.write(answer)
         self._account(error.policy)

@@ -253,7 +253,7 @@ class HttpProtocol(ReadingProtocol):
         try:
             self.ticket = entrance.admission.enter("GET", path, self.host, self.headers, self.peer, now)
         except Rejected as error:
-            status, answer = entrance.answers.answer(error, defaults=self.state.default_headers, close=True)
+            status, answer = entrance.answers.answer(error, lines=self.state.default_lines, close=True)
             self.transport.write(answer)
             entrance.account(scope, "WEBSOCKET", status, now, error.operation, 0, error.policy)
             self.finish(unread=True)
