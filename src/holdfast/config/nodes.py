@@ -29,10 +29,14 @@ _TABLES: Final = (dict, Mapping)
 
 
 class Leaf(msgspec.Struct, frozen=True):
-    """One of ``kinds``. ``inner``: when a table is given, the settings that the kinds' reader makes of it."""
+    """One of ``kinds``. ``inner``: when a table is given, the settings that the kinds' reader makes of it.
+
+    ``describe`` makes the JSON Schema of what the reader takes, given the ``Emitter`` that writes the whole.
+    """
 
     kinds: tuple[Kind, ...]
     inner: "Table | None" = None
+    describe: Callable[[Any], Mapping[str, Any]] | None = None
 
 
 class Items(msgspec.Struct, frozen=True):
@@ -129,15 +133,15 @@ class Nodes:
         return Hidden(node) if extra_of(own).get("secret") else node
 
     def _shown(self, bare: Any, metas: tuple[msgspec.Meta, ...]) -> Node:
-        reader = extra_of(metas).get("reader")
+        extra = extra_of(metas)
+        reader = extra.get("reader")
         if reader is not None:
-            return Leaf(kinds_of(bare, metas), self._inner(reader, bare))
+            return Leaf(kinds_of(bare, metas), self._inner(reader, bare), extra.get("describe"))
         origin = get_origin(bare)
         arguments = get_args(bare)
         if origin in (Union, types.UnionType):
             return self._either(arguments, metas)
         if origin in _MANY and (origin is not tuple or (len(arguments) == 2 and arguments[1] is ...)):
-            extra = extra_of(metas)
             limits, advice = _lengths(metas), extra.get("advice", {})
             return Items(self.of(arguments[0]), _MANY[origin], limits, extra.get("rule"), advice)
         if origin in _TABLES and arguments[0] is str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from holdfast.config.nodes import Either, Entry, Foreign, Hidden, Items, Leaf, Mapped, Model, Node, Table
+from holdfast.config.nodes import Either, Entry, Foreign, Hidden, Items, Leaf, Mapped, Model, Node, Nodes, Table
 from holdfast.config.typed import schema_of_path
 from holdfast.core.duration import UNITS as DURATION_UNITS
 from holdfast.core.duration import Duration
@@ -46,6 +46,7 @@ class Emitter:
     def __init__(self) -> None:
         self._names: dict[Any, str] = {}
         self._defs: dict[str, Any] = {}
+        self._nodes = Nodes()
 
     def document(self, sections: Mapping[str, Node]) -> dict[str, Any]:
         """The schema of a document with ``sections``."""
@@ -89,7 +90,29 @@ class Emitter:
             case Model():
                 return self._model(node.type)
 
+    def define(self, name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """A reference to ``schema``, which is written once under ``name``."""
+        if self._defs.setdefault(name, dict(schema)) != schema:
+            raise ValueError(f"{name} is defined as something else")
+        return {"$ref": f"#/$defs/{name}"}
+
+    def settings(self, kind: type[Settings]) -> dict[str, Any]:
+        """A reference to the table of these settings."""
+        return self._table(self._table_of(kind))
+
+    def setting(self, kind: type[Settings], name: str) -> Any:
+        """What one of them may be; None when it can only be given in code."""
+        entry = self._table_of(kind).entries[name]
+        return None if _only_in_code(entry.node) else self._entry(entry)
+
+    def _table_of(self, kind: type[Settings]) -> Table:
+        table = self._nodes.of(kind)
+        assert isinstance(table, Table)  # settings are
+        return table
+
     def _leaf(self, node: Leaf) -> Any:
+        if node.describe is not None:
+            return dict(node.describe(self))
         options = [self._kind(kind) for kind in node.kinds if kind.literal is msgspec.UNSET]
         literals = [kind.literal for kind in node.kinds if kind.literal is not msgspec.UNSET]
         if literals:

@@ -31,8 +31,10 @@ def make_schema(settings_type: Any = dict) -> Schema:
             "run": Settings,
             "admission": AdmissionSettings,
             "routes": Annotated[list[RouteSettings], Meta(extra={"rule": check_routes, "advice": ADVICE})],
-            "errors": Annotated[Mapping[str, Any], Meta(extra={"reader": ERRORS})],
-            "pipelines": Annotated[Mapping[str, Any], Meta(extra={"reader": PIPELINES})],
+            "errors": Annotated[Mapping[str, Any], Meta(extra={"reader": ERRORS, "describe": _describe_errors})],
+            "pipelines": Annotated[
+                Mapping[str, Any], Meta(extra={"reader": PIPELINES, "describe": _describe_pipelines})
+            ],
             "settings": settings_type,
         }
     )
@@ -76,6 +78,18 @@ def _read_pipelines(value: Any) -> dict[str, Any]:
     if mistakes:
         raise all_of(mistakes)
     return dict(value)
+
+
+def _describe_errors(emitter: Any) -> dict[str, Any]:
+    from holdfast.supervisor import forms  # for editors: no service needs them while it runs
+
+    return forms.describe_errors(emitter)
+
+
+def _describe_pipelines(emitter: Any) -> dict[str, Any]:
+    from holdfast.supervisor import forms
+
+    return forms.describe_pipelines(emitter, PIPELINES_LIMIT)
 
 
 ERRORS: Final = Reader(_read_errors, "a table of exceptions and what they mean")
