@@ -1,6 +1,5 @@
 """The fuzz targets, without atheris: they hold for inputs of a seed, and they would notice what they look for."""
 
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from fuzz.targets import NAMES, target_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 300
+SEED = 20261124  # the same in every run; scripts/fuzz takes another one each time
 
 
 @pytest.fixture(params=NAMES)
@@ -22,9 +22,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 
 def test_a_few_hundred_inputs_break_nothing(target: Target) -> None:
-    seed = random.randrange(1 << 30)
-    print("seed", seed)
-    for data in inputs(target, seed, COUNT):
+    for data in inputs(target, SEED, COUNT):
         try:
             target.run(data)
         except Exception:
