@@ -67,6 +67,20 @@ def test_the_second_exit_does_nothing() -> None:
     assert first.call.verdict is OK
 
 
+def test_a_rate_limit_counts_what_a_gate_further_in_refuses() -> None:
+    limits = {"rate_limit": "2/h"}, {"bulkhead": 1}
+    for policies, passing in ((limits, RateLimited), (limits[::-1], BulkheadFull)):
+        door = Door({"match": "/a", "policies": list(policies)})
+        ticket = door.enter()
+        with pytest.raises(BulkheadFull):
+            door.enter()
+        with pytest.raises(passing):  # both tokens are gone only when the rate limit comes first
+            door.enter()
+        ticket.exit(OK, door.now)
+        if passing is BulkheadFull:
+            door.enter()
+
+
 def test_each_request_goes_through_the_gates_of_its_own_route() -> None:
     door = Door({"match": "/a", "bulkhead": 1}, {"match": "/b", "bulkhead": 1})
     assert door.enter("GET /a").route == "/a"
