@@ -225,6 +225,13 @@ def test_bare_text_means_what_the_type_says() -> None:
     assert wide({"HOLDFAST__WIDE__NAMES": "[::1]:80,b"}).names == ["[::1]:80", "b"]
 
 
+def test_one_text_stands_for_a_list_of_it() -> None:
+    assert wide(names="a").names == ["a"]
+    assert wide(names=" [::1]:80 ").names == [" [::1]:80 "]
+    with pytest.raises(ConfigErrors, match=r"wide.numbers: got '1', expected a list"):
+        wide(numbers="1")
+
+
 def test_text_in_a_file_is_not_bare() -> None:
     with pytest.raises(ConfigErrors, match=r"wide.share: got '0.5', expected a number"):
         wide(share="0.5")
@@ -237,7 +244,9 @@ def test_text_in_a_file_is_not_bare() -> None:
         ({"names": []}, "wide.names: got a list of 0, expected a list, each text, at least 1 of them"),
         ({"names": ["a"] * 4}, "wide.names: got a list of 4, expected a list, each text, at most 3 of them"),
         ({"names": ["a", 5]}, "wide.names[1]: got 5, expected text"),
-        ({"names": "a"}, "wide.names: got 'a', expected a list, each text"),
+        ({"names": 5}, "wide.names: got 5, expected a list, each text"),
+        ({"names": "a, b"}, 'wide.names: got \'a, b\', expected a list, each text; write a list: ["a", "b"]'),
+        ({"names": " "}, "wide.names: got ' ', expected a list, each text; write a list: []"),
         ({"inner": {"sice": 5}}, "wide.inner.sice: expected the name of a setting; did you mean size?"),
         ({"inner": 5}, "wide.inner: got 5, expected a table"),
         ({"either": True}, "wide.either: got True, expected a table or False"),

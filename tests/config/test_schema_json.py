@@ -193,6 +193,7 @@ def test_what_can_only_be_given_in_code_is_left_out() -> None:
         ({"everything": {"needed": 1}, "routes": [{"match": "x"}]}, {"everything": {"needed": 1}, "routes": [{}]}),
         ({"everything": {"needed": 1}, "model": {"inside": [{"port": 1}]}}, {"everything": {"needed": 1}, "other": {}}),
         ({"everything": {"needed": 1, "names": ["a"]}}, {"everything": {"needed": 1, "names": []}}),
+        ({"everything": {"needed": 1, "names": "a"}}, {"everything": {"needed": 1, "names": "a, b"}}),
         ({"everything": {"needed": 1, "code": "ab"}}, {"everything": {"needed": 1, "code": "AB"}}),
         ({"everything": {"needed": 1}, "model": {"port": 1}}, {"everything": {"needed": 1}, "model": {"port": 0}}),
     ],

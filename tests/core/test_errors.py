@@ -65,6 +65,11 @@ def test_a_refusal_without_arguments_can_be_shown() -> None:
     assert str(CircuitOpen("stock")) == "stock"  # type: ignore[call-arg]
 
 
+def test_a_mistake_without_a_place_begins_with_what_it_says() -> None:
+    assert str(ConfigError("", None, "a table", hint="it is a list")) == "expected a table; it is a list"
+    assert str(ConfigError("", 5, "a table", "holdfast.toml")) == "holdfast.toml: got 5, expected a table"
+
+
 def test_a_boot_error_keeps_the_detail_below_the_reason() -> None:
     assert str(BootError("cannot import", "Traceback")) == "cannot import\nTraceback"
     assert str(BootError("cannot import")) == "cannot import"

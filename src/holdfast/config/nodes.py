@@ -6,6 +6,7 @@ durations, messages and defaults are the same everywhere. Any other type is left
 
 import dataclasses
 import functools
+import json
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -231,6 +232,20 @@ def phrase_of(node: Node) -> str:
             return f"a value for {getattr(node.type, '__name__', node.type)}"
         case _:
             return "a table"
+
+
+def is_text(node: Node) -> bool:
+    """Whether it takes text alone: then a list of it may be given as one text."""
+    return isinstance(node, Leaf) and all(kind.type is str and kind.literal is msgspec.UNSET for kind in node.kinds)
+
+
+def listed(text: str) -> tuple[Any, str]:
+    """The list of one that ``text`` stands for. With a comma it may be several, as in a variable, or one: then it is
+    left as it is, and the second part says how to write them."""
+    parts = [part for part in map(str.strip, text.split(",")) if part]
+    if parts and "," not in text:
+        return [text], ""
+    return text, f"write a list: {json.dumps(parts, ensure_ascii=False)}"
 
 
 def holds_secret(node: Node | None, depth: int = 8) -> bool:

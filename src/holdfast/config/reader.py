@@ -19,6 +19,8 @@ from holdfast.config.nodes import (
     Table,
     form_of,
     holds_secret,
+    is_text,
+    listed,
     phrase_of,
 )
 from holdfast.config.secret import Secret, base_of, blotted, is_reference, named_secret, resolve
@@ -125,12 +127,14 @@ class Reading:
             return self.wrong(place, None, expected(node.kinds), _words(error))
 
     def _items(self, node: Items, value: Any, mark: Mark, place: Place) -> Any:
-        texts = False
+        texts, hint = False, ""
         if mark.origin.text:
             text = value
             value, texts = _list_in(text)
+        elif isinstance(value, str) and is_text(node.item):
+            value, hint = listed(value)
         if not isinstance(value, list):
-            return self._unfit(node, value, place)
+            return self._unfit(node, value, place, hint)
         before = self.total
         found = []
         for number, item in enumerate(value):

@@ -9,7 +9,20 @@ from typing import Any, Final
 
 import msgspec
 
-from holdfast.config.nodes import Either, Entry, Foreign, Hidden, Items, Leaf, Mapped, Model, Node, Nodes, Table
+from holdfast.config.nodes import (
+    Either,
+    Entry,
+    Foreign,
+    Hidden,
+    Items,
+    Leaf,
+    Mapped,
+    Model,
+    Node,
+    Nodes,
+    Table,
+    is_text,
+)
 from holdfast.config.typed import schema_of_path
 from holdfast.core.duration import UNITS as DURATION_UNITS
 from holdfast.core.duration import Duration
@@ -74,7 +87,8 @@ class Emitter:
                 return self._leaf(node)
             case Items():
                 limits = {f"{rule[:3]}Items": limit for rule, limit in node.limits}
-                return {"type": "array", "items": self._node(node.item), **limits}
+                array = {"type": "array", "items": self._node(node.item), **limits}
+                return _any_of([array, _ONE_TEXT]) if is_text(node.item) else array
             case Mapped():
                 return {"type": "object", "additionalProperties": self._node(node.value)}
             case Table():
@@ -220,6 +234,10 @@ _REFERENCE: Final = {
     "maxProperties": 1,
     "additionalProperties": False,
 }
+
+
+_ONE_TEXT: Final = {"type": "string", "pattern": r"^[^,]*[^,\s][^,]*$"}
+"""What may stand in place of a list with one text."""
 
 
 def _reader(reader: Reader | None, limits: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ConfigError(HoldfastError):
         place = " ".join(part for part in (self.source, self.path) if part)
         got = "" if self.value is None else f"got {_shortened(self.value)}, "
         hint = f"; {self.hint}" if self.hint else ""
-        return f"{place}: {got}expected {self.expected}{hint}"
+        return f"{f'{place}: ' if place else ''}{got}expected {self.expected}{hint}"
 
 
 class BootError(HoldfastError):
