@@ -41,7 +41,9 @@ def test_rubbish_is_answered_with_an_error(serve: Callable[..., Running], line: 
 
 def test_wrong_and_slow_clients_disturb_nobody(serve: Callable[..., Running]) -> None:
     running = serve("plain", "--workers", "1")
-    with pytest.raises(Refused, match="expected status, reload, upgrade, drain, scale, stop, kill, events, config"):
+    with pytest.raises(
+        Refused, match="expected status, reload, upgrade, drain, scale, stop, kill, events, routes, config"
+    ):
         running.ask("restart")
     with _connection(running) as slow, _connection(running) as large:
         slow.sendall(b'{"op": ')

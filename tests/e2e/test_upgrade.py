@@ -98,6 +98,31 @@ def test_sigusr2_upgrades_and_reloads(serve: Callable[..., Running]) -> None:
     assert not running.pids() & workers
 
 
+def test_a_command_at_any_moment_of_an_upgrade_is_answered(serve: Callable[..., Running]) -> None:
+    running = serve("plain", "--workers", "1")
+    over = threading.Event()
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                running.status()
+            except (Refused, OSError) as exc:
+                errors.append(exc)
+
+    asking = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    try:
+        for number in range(1, 6):
+            assert running.ask("upgrade", reload=False)["upgrades"] == number
+    finally:
+        over.set()
+        for thread in asking:
+            thread.join(20)
+    assert errors == []
+
+
 def test_a_worker_that_dies_during_the_upgrade_is_replaced(serve: Callable[..., Running]) -> None:
     running = serve("plain", "--workers", "2")
     workers = running.pids()

@@ -52,6 +52,10 @@ REQUEST_LIMIT = 10.0
 """Seconds within which a client must say what it wants."""
 MAX_BEHIND = 1000
 """Events a follower may be late by; beyond it the connection ends."""
+ACCEPT_TURNS = 6
+"""Turns of the loop after which a connection that had come is known, and a command with it carried out."""
+SILENCE = 0.1
+"""Seconds that a re-exec waits for clients that are connected and have not said yet what they want."""
 
 
 COMMAND: Final = "command"
@@ -84,6 +88,10 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._followers: dict[asyncio.Task[Any], asyncio.Queue[Event | None]] = {}
         self._clients: set[asyncio.Task[Any]] = set()
+        self._door: socket.socket | None = None
+        self._silent: set[asyncio.StreamWriter] = set()
+        self._all_heard = asyncio.Event()
+        self._all_heard.set()
         self._waiting: set[asyncio.StreamWriter] = set()
 
     async def open(self, fd: int | None = None) -> None:
@@ -100,9 +108,31 @@ class ControlServer:
             found = self.path.lstat() if self.path.exists() else None
             inode = (found.st_dev, found.st_ino) if found else None
             self.listener = adopt(fd, 0, Address("unix", path=str(self.path)), inode)
+        await self.resume_listening()
+
+    async def resume_listening(self) -> None:
+        """Take connections, again, unless this has been closed meanwhile."""
+        if self.listener is None or self.listener.fileno() < 0:
+            return
+        if self._server is not None:
+            self._server.close()
+        # A server closes its socket, and since Python 3.13 it would remove the path as well.
+        options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        self._door = self.listener.socket.dup()
         self._server = await asyncio.start_unix_server(
-            self._accept, sock=self.listener.socket, limit=MAX_LINE, backlog=BACKLOG
+            self._accept, sock=self._door, limit=MAX_LINE, backlog=BACKLOG, **options
         )
+
+    async def pause_listening(self) -> None:
+        """Before a re-exec: who connects from now on waits in the kernel's queue, for the successor or until listening
+        is resumed. Commands that have come are carried out, or wait for their turn."""
+        if self._door is not None and self._door.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._door)  # a server that is closed drops what it has just taken
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE):
+                await self._all_heard.wait()
 
     async def close(self) -> None:
         for task in list(self._clients):
@@ -157,9 +187,12 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self._silent.add(writer)
+        self._all_heard.clear()
         try:
             async with asyncio.timeout(REQUEST_LIMIT):
                 line = await reader.readline()
+            self._heard(writer)
             if line:
                 request = msgspec.json.decode(line, type=Request)
                 if request.op == "events":
@@ -177,13 +210,19 @@ class ControlServer:
             raise
         finally:
             self._followers.pop(task, None)
+            self._heard(writer)
             self._waiting.discard(writer)
             writer.close()
 
+    def _heard(self, writer: asyncio.StreamWriter) -> None:
+        self._silent.discard(writer)
+        if not self._silent:
+            self._all_heard.set()
+
     def dismiss(self, kept: int | None) -> None:
-        """Before a re-exec: commands that wait for their turn are told that it does not come."""
+        """Before a re-exec: who waits for its turn, or has not said anything, is told that it does not come."""
         reason = "the supervisor was upgraded before this command had its turn; give it again"
-        for writer in self._waiting:
+        for writer in (*self._waiting, *self._silent):
             if writer.get_extra_info("socket").fileno() != kept:
                 writer.write(msgspec.json.encode({"error": {"reason": reason, "detail": ""}}) + b"\n")
 

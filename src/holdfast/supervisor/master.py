@@ -39,7 +39,7 @@ from holdfast.supervisor.status import (
 )
 from holdfast.supervisor.systemd import Notifier, scrub
 from holdfast.supervisor.tasks import Tasks
-from holdfast.supervisor.upgrade import Resumed, hand_over, hold_signals, release_signals, try_out
+from holdfast.supervisor.upgrade import Resumed, go_on, hand_over, hold_still, try_out
 from holdfast.supervisor.watcher import block_signals
 from holdfast.telemetry.logs import configure
 
@@ -266,11 +266,11 @@ class Supervisor:
             await self.configuration.flush()
             self._notifier.reloading(time.monotonic_ns() // 1000)
             try:
-                await hold_signals(self)
+                await hold_still(self)
                 self._not_stopping()
                 hand_over(self, reload=reload, reply_to=reply_to)
             finally:  # still here: the old code goes on
-                release_signals()
+                await go_on(self)
                 self._notifier.ready(self._summary())
                 self.pool.fill_empty("its boot was called off for an upgrade that failed")
 

@@ -204,9 +204,10 @@ async def try_out(supervisor: "Supervisor", *, reload: bool, reply_to: int | Non
         os.close(output)
 
 
-async def hold_signals(supervisor: "Supervisor") -> None:
-    """Leave further signals to the kernel until ``release_signals`` or a successor takes them, and let those that have
-    come already take effect."""
+async def hold_still(supervisor: "Supervisor") -> None:
+    """Leave further signals and commands to the kernel until ``go_on`` or a successor takes them, and let those that
+    have come already take effect."""
+    await supervisor.control.pause_listening()
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     for _ in range(SIGNAL_TURNS):
         await asyncio.sleep(0)
@@ -214,9 +215,10 @@ async def hold_signals(supervisor: "Supervisor") -> None:
         signal.raise_signal(number)  # blocked: it waits for the successor
 
 
-def release_signals() -> None:
+async def go_on(supervisor: "Supervisor") -> None:
     """Nothing was handed over: what has come meanwhile takes effect now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+    await supervisor.control.resume_listening()
 
 
 def hand_over(supervisor: "Supervisor", *, reload: bool, reply_to: int | None) -> None:
