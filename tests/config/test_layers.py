@@ -134,6 +134,12 @@ def test_hostile_json_is_refused_in_one_line(content: bytes, words: str, tmp_pat
     assert words in refusal(from_file, file)
 
 
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "holdfast.toml"
+    file.write_text("[run]\nworkers = 3\n", encoding="utf-8-sig")
+    assert from_file(file).values == {"run": {"workers": 3}}
+
+
 def test_a_syntax_error_does_not_quote_the_line(tmp_path: Path) -> None:
     file = toml(tmp_path, '[db]\npassword = "hunter2" hunter2\n')
     assert "hunter2" not in refusal(from_file, file)

@@ -12,8 +12,8 @@ import pytest
 
 from docs.pages import ROOT, Block, all_blocks
 from holdfast.cli.main import group
-from holdfast.config.settings import load
-from holdfast.supervisor.settings import Settings
+from holdfast.config.layers import from_flags
+from holdfast.supervisor.configuration import make_schema
 
 _EXEC = re.compile(r"^Exec\w+=\S*?(holdfast .*)$", re.MULTILINE)
 _LIST = re.compile(r'\[\s*"holdfast".*?\]', re.DOTALL)
@@ -62,8 +62,8 @@ def test_each_command_is_one_that_the_program_takes(
         assert command is not None, f"{block.place}: no command {words[1]}"
         parsed = command.make_context(words[1], words[2:], parent=context)
     if words[1] in ("run", "dev"):
-        flags = {name: value for name, value in parsed.params.items() if name not in ("config", "watch")}
-        load(Settings, table="run", file=None, env={}, flags=flags)
+        given = {name: value for name, value in parsed.params.items() if name not in ("config", "config_dir", "watch")}
+        make_schema().read(from_flags({f"run.{name}": value for name, value in given.items()}))
 
 
 def test_each_make_target_that_the_pages_name_exists() -> None:

@@ -4,9 +4,16 @@ import os
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from holdfast.config.document import Document
+from holdfast.core.duration import Duration
 from holdfast.core.errors import BootError
+from holdfast.core.size import Size
+from holdfast.supervisor.configuration import make_schema
 from holdfast.supervisor.process import anonymous_file
+from holdfast.supervisor.settings import Settings
 from holdfast.supervisor.status import Outcome
 from holdfast.supervisor.upgrade import FORMAT, VARIABLE, HeldListener, HeldWorker, Resumed, read_state
 
@@ -48,6 +55,28 @@ def test_the_state_comes_back_as_it_was_and_its_variable_reaches_no_worker() -> 
     assert environment == {"OTHER": "1"}
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+SETTINGS = st.builds(
+    Settings,
+    app=st.text("ab:", max_size=5),
+    workers=st.integers(1, 64) | st.just("auto"),
+    bind=st.lists(st.text("a1:,", max_size=5), max_size=3).map(tuple),
+    boot_timeout=st.floats(1e-6, 1e6).map(Duration),
+    max_body_size=st.integers(0, 2**40).map(Size),
+    access_log=st.booleans(),
+    log_format=st.sampled_from(["auto", "text", "json"]),
+    recycle_jitter=st.floats(0, 1),
+)
+
+
+@given(SETTINGS)
+def test_settings_reach_a_successor_unchanged(given_settings: Settings) -> None:
+    wire = msgspec.json.encode(given_settings.plain())
+    found = make_schema().read(Document.of({"run": msgspec.json.decode(wire)})).run
+    assert found == given_settings
+    assert type(found.boot_timeout) is Duration
+    assert type(found.max_body_size) is Size
 
 
 def test_without_a_predecessor_there_is_no_state() -> None:

@@ -12,7 +12,6 @@ from holdfast.config.history import History, start_document
 from holdfast.config.live import Live
 from holdfast.config.schema import Schema
 from holdfast.config.secret import files_of
-from holdfast.config.settings import restore
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.errors import ConfigError
 from holdfast.supervisor.parcel import unpack
@@ -123,7 +122,7 @@ def _resumed(source: Source, resumed: "Resumed") -> Live | None:
             logger.error("%s; the settings of before the upgrade stay", error)
             return Live(source.schema, Document.of({"run": resumed.settings}), noted=False)
         return None
-    history = _history(source, restore(Settings, resumed.settings))
+    history = _history(source, source.schema.read(Document.of({"run": resumed.settings})).run)
     try:
         return Live(source.schema, unpack(parcel), history=history, key=parcel.key, version=parcel.version, noted=False)
     except ConfigError as error:

@@ -103,6 +103,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         shared: dict[str, Any] = {name: _plain(getattr(self, name)) for name in names}
         return HttpSettings(**shared)
 
+    def plain(self) -> dict[str, Any]:
+        """Values for any codec: what a successor in the same process reads as ``[run]`` again."""
+        return {name: _plain(getattr(self, name)) for name in self.__struct_fields__}
+
     def fixed(self) -> dict[str, str]:
         """What a running supervisor cannot change, as text: a reload or an upgrade that finds it changed is refused."""
         return {

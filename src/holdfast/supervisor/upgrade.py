@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from holdfast.config.mistakes import Place
-from holdfast.config.settings import dump
 from holdfast.core.errors import BootError
 from holdfast.supervisor.parcel import Parcel
 from holdfast.supervisor.process import Worker, anonymous_file
@@ -295,7 +294,7 @@ def _collect(supervisor: "Supervisor", *, reload: bool, reply_to: int | None, tr
         scaled=supervisor.scaled,
         lame=pool.lame,
         fixed=supervisor.settings.fixed(),
-        settings=dump(supervisor.settings),
+        settings=supervisor.settings.plain(),
         reload=reload,
         reply_fd=reply_to,
         last_reload=supervisor.last_reload,
