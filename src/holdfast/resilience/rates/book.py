@@ -8,7 +8,7 @@ import msgspec
 from holdfast.core.clock import Clock
 from holdfast.core.turns import Turns
 from holdfast.resilience.rates.line import NAP, Bell, Line, Place
-from holdfast.resilience.rates.meter import APART, GRAIN, Meter, Terms
+from holdfast.resilience.rates.meter import APART, GRAIN, Meter, MovingMeter, Terms
 from holdfast.resilience.rates.reservation import Reservation
 from holdfast.resilience.rates.table import Table, carried
 
@@ -159,9 +159,10 @@ class Book:
                 meter.due = now + wait
             if mark is not None or not moves:
                 return meter, wait, mark
+            assert isinstance(meter, MovingMeter)
             line = Line(meter, key, tier)
         line.serve(now)
-        wait, taken = meter.join(now, n, 0.0 if bell is None and line.crowded else patience)
+        wait, taken = line.meter.join(now, n, 0.0 if bell is None and line.crowded else patience)
         place = line.join(n, now + wait, None if bell is None else bell()) if taken else None
         self._lines[meter] = line
         self._serve(line, now)

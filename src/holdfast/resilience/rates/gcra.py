@@ -9,15 +9,13 @@ Promise: in any interval of t seconds never more than rate * t + limit, and unde
 
 from math import inf
 
-from holdfast.resilience.rates.meter import GRAIN, NEVER, WHOLE, Meter, Terms
+from holdfast.resilience.rates.meter import GRAIN, NEVER, WHOLE, MovingMeter, Terms
 
 
-class Gcra(Meter):
+class Gcra(MovingMeter):
     """See the module."""
 
     __slots__ = ("expected", "interval", "last", "peak", "refunded", "shift", "tolerance")
-
-    moves = True
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)

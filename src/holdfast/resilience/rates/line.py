@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from math import inf
 from typing import Final, Protocol
 
-from holdfast.resilience.rates.meter import GRAIN, NEVER, Meter
+from holdfast.resilience.rates.meter import GRAIN, NEVER, MovingMeter
 
 NAP: Final = 0.001
 """The shortest sleep, in seconds; uvloop counts in milliseconds, and may wake somebody early."""
@@ -117,7 +117,7 @@ class Line:
 
     __slots__ = ("_places", "_total", "key", "meter", "tier")
 
-    def __init__(self, meter: Meter, key: Hashable, tier: str) -> None:
+    def __init__(self, meter: MovingMeter, key: Hashable, tier: str) -> None:
         self.meter = meter
         self.key = key
         self.tier = tier
@@ -133,7 +133,7 @@ class Line:
         return len(self._places) >= PLACES_LIMIT
 
     def join(self, n: float, when: float, bell: Bell | None) -> Place:
-        """Go to the end, after ``Meter.join``."""
+        """Go to the end, after ``MovingMeter.join``."""
         place = Place(self, n, when, bell)
         self._places[place] = None
         self._total += n

@@ -75,7 +75,7 @@ class Meter(ABC):
     bursts: ClassVar[bool] = True
     """Whether ``Terms.limit`` is free to choose; else it is the count of the rate."""
     moves: ClassVar[bool] = False
-    """Whether those that wait move up when somebody gives something back: see ``Line``, ``join`` and ``leave``."""
+    """Whether those that wait move up when somebody gives something back: then it is a ``MovingMeter``."""
     terms: Terms
     seen: float
     """The latest time that was given."""
@@ -98,14 +98,6 @@ class Meter(ABC):
         Returns the seconds to wait, ``inf`` when no wait would do, and a mark for ``cancel`` and ``settle``; no
         mark (None) means that nothing was taken.
         """
-
-    def join(self, now: float, n: float, patience: float) -> tuple[float, bool]:
-        """As ``reserve``, for somebody who does not keep the time that he is told. Whether it was taken."""
-        raise NotImplementedError
-
-    def leave(self, n: float) -> None:
-        """Give back all that somebody took by ``join`` who has not used it."""
-        raise NotImplementedError
 
     @abstractmethod
     def cancel(self, now: float, n: float, when: float, mark: Any) -> float:
@@ -167,3 +159,19 @@ class Meter(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close it for ever, whatever it has."""
+
+
+class MovingMeter(Meter):
+    """One at which those that wait may move up: see ``Line``."""
+
+    __slots__ = ()
+
+    moves = True
+
+    @abstractmethod
+    def join(self, now: float, n: float, patience: float) -> tuple[float, bool]:
+        """As ``reserve``, for somebody who does not keep the time that he is told. Whether it was taken."""
+
+    @abstractmethod
+    def leave(self, n: float) -> None:
+        """Give back all that somebody took by ``join`` who has not used it."""

@@ -10,18 +10,16 @@ Promise: in any interval of t seconds never more than rate * t + limit, and unde
 from math import inf
 from typing import Any, Final
 
-from holdfast.resilience.rates.meter import GRAIN, NEVER, WHOLE, Meter, Terms
+from holdfast.resilience.rates.meter import GRAIN, NEVER, WHOLE, MovingMeter, Terms
 
 ROUNDING: Final = 4e-16
 """Of the largest number in a sum, what it may be wrong by: a full bucket gives all that it has, however slow or old."""
 
 
-class TokenBucket(Meter):
+class TokenBucket(MovingMeter):
     """See the module. Reservations go into debt: ``left`` is negative until they are due."""
 
     __slots__ = ("last", "peak", "rate", "refunded", "shift", "size", "spent")
-
-    moves = True
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)

@@ -2,6 +2,7 @@
 
 import http
 import re
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _known: dict[tuple[bytes, bytes], bytes] = {}
 STATUS_LINE = {status: _status_line(status) for status in range(100, 600)}
 
 
-class Response:
+class Response(ABC):
     """The outgoing half of one exchange. Belongs to one event loop."""
 
     __slots__ = (
@@ -69,13 +70,13 @@ class Response:
         self.head = b""  # made, and not on the wire: it goes with the first piece of the body
         self.sent = 0  # bytes of the body
 
+    @abstractmethod
     def end_stream(self) -> None:
         """Tell an event stream that it has to end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _complete(self) -> None:
         """The last byte has been written."""
-        raise NotImplementedError
 
     def _start(self, status: int, headers: Any) -> None:
         scope = self.scope
