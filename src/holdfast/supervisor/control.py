@@ -61,8 +61,8 @@ SILENCE = 0.1
 COMMAND: Final = "command"
 """Who asks when nobody says who."""
 OPERATIONS: Final = (
-    "status, reload, upgrade, drain, scale, stop, kill, events, config, config-history, config-apply, "
-    "config-rollback or routes"
+    "status, reload, upgrade, drain, scale, stop, kill, events, routes, "
+    "config, config-history, config-apply or config-rollback"
 )
 
 
