@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from e2e.harness import Running
+from e2e.harness import Running, wait_for
 from holdfast.lab.load import Load
 from holdfast.lab.process import LoadProcess, ProxyProcess
 from holdfast.lab.report import Report
@@ -60,6 +60,8 @@ def test_idle_connections_survive_a_reload(serve: Callable[..., Running]) -> Non
     sockets = [connection.sock for connection in connections]
     old = running.pids()
     running.reload()
+    # A reload waits only so long for old workers to leave; on a busy machine one may still have a connection.
+    wait_for(lambda: not running.workers("draining"), what="the old workers have ended")
     after = []
     for connection in connections:
         connection.request("GET", "/")
