@@ -179,7 +179,7 @@ class Admission:
 
         ``path`` is decoded, without the root path; ``host`` is the Host header's, ``arrived`` when the request was
         there to be read, 0.0 when that is not known. A rate limit that has let it pass has counted it, also when a
-        gate further in refuses it.
+        gate further in refuses it. For want of memory, see ``look``, it is refused before all gates.
         """
         lane, steps = self.table.match(method, path, host, headers) or self._others
         if peer.trust is not self._trust:
