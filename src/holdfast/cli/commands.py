@@ -5,26 +5,20 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
+from holdfast.cli.answers import STATUS_LIMIT, as_json, ask, order, print_json
 from holdfast.cli.client import Conversation, Refused
 from holdfast.cli.exitcode import FAILED, TIMEOUT, CommandError
 from holdfast.cli.progress import waiting
 from holdfast.cli.target import find, target_options
 from holdfast.supervisor.status import Outcome, Status
 
-STATUS_LIMIT: Final = 5.0
-"""Seconds for the answer to a question that takes no work."""
 POLL: Final = 0.02
-
-as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--json", "as_json", is_flag=True, help="Print the answer as one line of JSON."
-)
 
 
 @click.command()
@@ -94,8 +88,7 @@ def stop(name: str | None, control: Path | None, timeout: float, now: bool, as_j
     # This connection stays open as long as the supervisor lives.
     with waiting("waiting for requests in flight"), Conversation(path, timeout) as life:
         life.say("events")
-        with Conversation(path, timeout) as conversation:
-            status = msgspec.json.decode(conversation.ask("status"), type=Status)
+        status = ask(path, timeout, Status, "status")
         process = _process(status.pid)
         try:
             with Conversation(path, timeout) as conversation, contextlib.suppress(_Ended):
@@ -114,7 +107,7 @@ def stop(name: str | None, control: Path | None, timeout: float, now: bool, as_j
                 os.close(process)
     seconds = time.monotonic() - began
     if as_json:
-        _print_json({"name": status.name, "pid": status.pid, "stopped": True, "seconds": round(seconds, 3)})
+        print_json({"name": status.name, "pid": status.pid, "stopped": True, "seconds": round(seconds, 3)})
     else:
         click.echo(f"{status.name} (process {status.pid}) has ended after {seconds:.1f} s")
 
@@ -151,38 +144,22 @@ def _await_end(process: int | None, within: float) -> None:
 
 def _outcome(path: Path, timeout: float, as_json: bool, op: str, **parameters: Any) -> Outcome | None:
     """What came of a reload or an upgrade; None of an upgrade without a reload."""
-    answer = _ask(path, timeout, as_json, op, **parameters)
+    answer = order(path, timeout, as_json, op, **parameters)
     return msgspec.json.decode(answer, type=Outcome) if parameters.get("reload", True) else None
 
 
 def _status_after(path: Path, timeout: float, as_json: bool, op: str, **parameters: Any) -> Status:
-    return msgspec.json.decode(_ask(path, timeout, as_json, op, **parameters), type=Status)
-
-
-def _ask(path: Path, timeout: float, as_json: bool, op: str, **parameters: Any) -> msgspec.Raw:
-    """One question. With ``as_json`` a refusal is printed as JSON too, besides the line for people."""
-    try:
-        with Conversation(path, timeout) as conversation:
-            return conversation.ask(op, **parameters)
-    except CommandError as exc:
-        if as_json:
-            _print_json({"ok": False, "reason": exc.reason, "detail": exc.detail})
-        if exc.status == TIMEOUT:
-            raise CommandError(TIMEOUT, f"{exc.reason}; the {op} goes on, see holdfast status") from exc
-        if isinstance(exc, Refused):
-            raise CommandError(FAILED, f"{op} refused: {exc.reason}", exc.detail) from exc
-        raise
+    return msgspec.json.decode(order(path, timeout, as_json, op, **parameters), type=Status)
 
 
 def _tell_outcome(path: Path, outcome: Outcome | None, as_json: bool, *, upgraded: bool = False) -> None:
     try:
-        with Conversation(path, STATUS_LIMIT) as conversation:
-            status = msgspec.json.decode(conversation.ask("status"), type=Status)
+        status = ask(path, STATUS_LIMIT, Status, "status")
     except CommandError as exc:
         raise CommandError(exc.status, f"it is done, but then: {exc.reason}") from exc
     if as_json:
         told = {"ok": True, "generation": status.generation, "workers": status.wanted, "version": status.version}
-        _print_json({**told, "seconds": round(outcome.seconds, 3) if outcome is not None else 0.0})
+        print_json({**told, "seconds": round(outcome.seconds, 3) if outcome is not None else 0.0})
         return
     parts = [f"{status.name} runs Holdfast {status.version} on Python {status.python}"] if upgraded else []
     if outcome is not None:
@@ -192,13 +169,9 @@ def _tell_outcome(path: Path, outcome: Outcome | None, as_json: bool, *, upgrade
 
 def _print_status(status: Status, line: str, as_json: bool) -> None:
     if as_json:
-        _print_json(status)
+        print_json(status)
     else:
         click.echo(line)
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.encode(value).decode())
 
 
 def _workers(count: int) -> str:

@@ -8,14 +8,14 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from holdfast.cli.answers import as_json, ask, print_json
 from holdfast.cli.checking import check_all, read_unresolved
-from holdfast.cli.commands import as_json
 from holdfast.cli.exitcode import DONE, FAILED, CommandError
 from holdfast.cli.lazy import LazyGroup
 from holdfast.cli.settings import PREFIX, TABLE
 from holdfast.cli.sources import Source, app_option, imported, only, schema_of, source_options, with_code
 from holdfast.cli.target import find, target_options
-from holdfast.cli.versions import ask, dated, print_json
+from holdfast.cli.versions import dated
 from holdfast.cli.written import columns, written
 from holdfast.config.document import Document
 from holdfast.config.mistakes import ConfigErrors, Place, all_of, each, place_text

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from holdfast.cli.answers import as_json, ask, print_json
 from holdfast.cli.checking import read_unresolved
-from holdfast.cli.commands import as_json
 from holdfast.cli.exitcode import DONE, FAILED, CommandError
 from holdfast.cli.sources import imported, only, schema_of, source_options
 from holdfast.cli.target import find, target_options
-from holdfast.cli.versions import ask, changed, print_json
+from holdfast.cli.versions import changed
 from holdfast.config.diff import Change, Changes, changes
 from holdfast.config.document import Document, merged
 from holdfast.config.history import Entry, History

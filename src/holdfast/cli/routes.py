@@ -6,13 +6,12 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from holdfast.cli.commands import as_json
+from holdfast.cli.answers import as_json, print_json
 from holdfast.cli.routes_running import show_running
 from holdfast.cli.routing import QUEUE, Explanation, RouteRow, Routing, target
 from holdfast.cli.sources import Source, imported, schema_of, source_options, with_code
 from holdfast.cli.table import show_table
 from holdfast.cli.target import target_options
-from holdfast.cli.versions import print_json
 from holdfast.config.mistakes import Place
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.errortable import ErrorTable

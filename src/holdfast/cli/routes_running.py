@@ -8,9 +8,9 @@ from typing import Final
 
 import click
 
+from holdfast.cli.answers import ask, print_json
 from holdfast.cli.table import show_table
 from holdfast.cli.target import find
-from holdfast.cli.versions import ask, print_json
 from holdfast.supervisor.counts import AskedWorker, GateNow, QueueNow, RouteSum, ServiceCounts
 from holdfast.telemetry.requests import BOUNDS
 

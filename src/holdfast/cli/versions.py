@@ -5,15 +5,14 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from holdfast.cli.client import Conversation, Refused
-from holdfast.cli.commands import STATUS_LIMIT, as_json
-from holdfast.cli.exitcode import FAILED, TIMEOUT, CommandError
+from holdfast.cli.answers import STATUS_LIMIT, as_json, ask, order, print_json
+from holdfast.cli.exitcode import CommandError
 from holdfast.cli.progress import waiting
 from holdfast.cli.table import show_table
 from holdfast.cli.target import find, target_options
@@ -22,8 +21,6 @@ from holdfast.config.diff import ABSENT, Change
 from holdfast.config.history import Entry
 from holdfast.config.secret import BLOT
 from holdfast.supervisor.configured import ConfigApplied, ConfigHistory, ConfigStatus
-
-T = TypeVar("T")
 
 COLUMNS: Final = ("version", "verdict", "when", "who", "why", "what")
 COLOURS: Final = {"applied": "green", "refused": "red"}
@@ -112,12 +109,6 @@ def history(name: str | None, control: Path | None, timeout: float, as_json: boo
         click.echo(f"the history is not kept: {found.trouble}", err=True)
 
 
-def ask(path: Path, timeout: float, kind: type[T], op: str, **parameters: Any) -> T:
-    """One question to the supervisor, and its answer as a ``kind``. Raises CommandError."""
-    with Conversation(path, timeout) as conversation:
-        return msgspec.json.decode(conversation.ask(op, **parameters), type=kind)
-
-
 def dated(at: float) -> str:
     """A moment in the time zone of this machine."""
     return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -129,22 +120,9 @@ def changed(change: Change) -> str:
     return f"{click.style(change.path, bold=True)}: {_value(change.before)} -> {_value(change.after)}{later}"
 
 
-def print_json(value: object) -> None:
-    """One line on standard output."""
-    click.echo(msgspec.json.encode(value).decode())
-
-
 def _proposed(path: Path, timeout: float, as_json: bool, verb: str, **parameters: Any) -> ConfigApplied:
-    try:
-        return ask(path, timeout, ConfigApplied, f"config-{verb}", **parameters)
-    except CommandError as exc:
-        if as_json:
-            print_json({"ok": False, "reason": exc.reason, "detail": exc.detail})
-        if exc.status == TIMEOUT:
-            raise CommandError(TIMEOUT, f"{exc.reason}; the {verb} goes on, see holdfast config history") from exc
-        if isinstance(exc, Refused):
-            raise CommandError(FAILED, f"{verb} refused: {exc.reason}", exc.detail) from exc
-        raise
+    answer = order(path, timeout, as_json, f"config-{verb}", verb=verb, see="config history", **parameters)
+    return msgspec.json.decode(answer, type=ConfigApplied)
 
 
 def _tell(path: Path, applied: ConfigApplied, as_json: bool) -> None:
