@@ -163,7 +163,8 @@ class Starter(Generic[R]):
 
     def clear(self) -> None:
         """Refuse all that waits: the time is over."""
-        while (request := self.queue.pop()) is not None:
+        now = self._loop.time()
+        while (request := self.queue.pop(now)) is not None:
             self._turn_away(request)
         self._tell(inf)
 
@@ -221,7 +222,7 @@ class Starter(Generic[R]):
             for request in self.queue.expire(now):
                 self._turn_away(request)
         while self._has_room():
-            following = self.queue.pop()
+            following = self.queue.pop(now)
             if following is None:
                 break
             if self._wanted(following):
