@@ -72,7 +72,6 @@ LOOK: Final = 0.5
 TICK: Final = 0.5
 LOGGERS: Final = ("holdfast", "uvicorn", "asyncio", "websockets")
 
-_ACCEPTED = re.compile(rb"HTTP/1\.1 101 ")
 _HIDDEN = re.compile(rb"(?im)^(?:%b):[^\r\n]*" % b"|".join(HIDDEN))
 
 
@@ -97,8 +96,6 @@ class Log(logging.Handler):
             error = record.exc_info[1] if record.exc_info else None
             if record.levelno < logging.WARNING:
                 continue
-            if record.name == "uvicorn.error" and isinstance(error, UnicodeDecodeError):
-                continue  # uvicorn's own words about a WebSocket's text that is none; the client is told 1007
             hold(isinstance(error, OnPurpose), f"{record.name} says: {logging.Formatter().format(record)}")
             failed += 1
         return failed
@@ -184,7 +181,7 @@ async def _serve(
     deaf: set[Wire] = set()
     for start in range(0, len(stream), plan.size):
         for wire in wires:
-            if wire not in deaf and not (await _may_send(wire) and await wire.send(stream[start : start + plan.size])):
+            if wire not in deaf and not await wire.send(stream[start : start + plan.size]):
                 deaf.add(wire)
         if not plan.quick:
             await asyncio.sleep(0)
@@ -247,18 +244,6 @@ def _noted(engine: HttpEngine) -> list[Ticket]:
 
     admission.enter = note  # type: ignore[method-assign, assignment]
     return tickets
-
-
-async def _may_send(wire: Wire) -> bool:
-    """A client sends no frame before its WebSocket is accepted (RFC 6455, 4.1). One that does is the business of
-    uvicorn's protocol and of ``websockets``; here it would hide what comes after."""
-    for _ in range(SETTLED):
-        if wire.is_closing():
-            return False
-        if isinstance(wire.get_protocol(), HttpProtocol) or _ACCEPTED.search(wire.written):
-            return True
-        await asyncio.sleep(LOOK)
-    return False
 
 
 async def _end(plan: Plan, wires: list[Wire], engine: HttpEngine) -> None:

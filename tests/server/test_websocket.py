@@ -234,3 +234,56 @@ def test_the_ends_are_spread() -> None:
             assert max(ends) - min(ends) > 0.35
 
     run(work)
+
+
+@both_loops
+@pytest.mark.parametrize("frame", [b"\x81\x85\0\0\0\0hello", b"\x88\x82\0\0\0\0\x03\xe8", b"\xff\xff" * 20])
+def test_a_client_that_does_not_wait_for_the_answer_to_its_handshake_is_cut(
+    loop: str, frame: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        message = await receive()
+        heard.append(message["type"])
+        await send({"type": "websocket.accept"})
+
+    async def work() -> None:
+        async with serving(slow) as room:
+            client = await room.connect()
+            await client.send(
+                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            await until(lambda: room.state.tasks)
+            await client.send(frame)
+            await until(lambda: not (room.state.connections or room.state.tasks))
+            assert heard == ["websocket.disconnect"]
+
+    run(work, loop)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@both_loops
+@pytest.mark.parametrize(
+    "frames", [b"\x81\x82\0\0\0\0\xff\xfe", b"\x01\x81\0\0\0\0\xe2\x80\x81\0\0\0\0a"], ids=["one", "two"]
+)
+def test_text_that_is_none_is_1007_and_no_error_of_the_server(
+    loop: str, frames: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        chat = Chat()
+        async with serving(chat) as room:
+            client = await room.connect()
+            await client.send(
+                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            await client.reader.readuntil(b"\r\n\r\n")
+            await client.send(frames)
+            assert await client.rest() == b"\x88\x02" + struct.pack("!H", 1007)
+            await until(lambda: chat.heard == [1007])
+
+    run(work, loop)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

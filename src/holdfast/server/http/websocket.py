@@ -21,6 +21,8 @@ logger = logging.getLogger("holdfast.request")
 
 SERVICE_RESTART = 1012
 """Close code 1012, "service restart" (IANA WebSocket close code registry): the client should reconnect."""
+INVALID_DATA = 1007
+"""Close code 1007: the text is no UTF-8 (RFC 6455, 7.4.1)."""
 INTERNAL_ERROR = 1011
 """Close code 1011, "internal error" (RFC 6455, 7.4.1)."""
 
@@ -59,6 +61,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.scheme = "wss" if self._opening["scheme"] == "https" else "ws"
         if self.state.draining:
             self.begin_drain(self.state.settings.stream_grace)
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            # A client waits for the answer to its handshake (RFC 6455, 4.1). What one sends before it would be parsed
+            # as frames of a connection that is none yet.
+            self.transport.abort()
+            return
+        super().data_received(data)
+
+    def send_receive_event_to_app(self) -> None:
+        # uvicorn logs a client's broken text as an error, with its stack: anybody could fill the log.
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                str(b"".join(self.frames), "utf-8")
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(INVALID_DATA)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
