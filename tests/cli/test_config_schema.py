@@ -78,7 +78,7 @@ def test_it_takes_what_holdfast_takes(schema: Any, text: str) -> None:
         ('[[routes]]\nmatch = "/"\ncriticality = "high"\n', "routes/0/criticality"),
         ('[[routes]]\nmatch = "/"\ntimeout = "soon"\n', "routes/0/timeout"),
         ('[routes]\nmatch = "/"\n', "routes"),
-        ('[admission]\ntrusted_proxies = "10.0.0.0/8"\n', "admission/trusted_proxies"),
+        ('[admission]\ntrusted_proxies = "10.0.0.0/8, 10.1.0.0/16"\n', "admission/trusted_proxies"),
     ],
 )
 def test_it_marks_what_holdfast_refuses(schema: Any, text: str, place: str) -> None:

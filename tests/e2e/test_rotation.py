@@ -98,7 +98,7 @@ def test_a_rotation_does_not_undo_a_rollback(serve: Serve, tmp_path: Path) -> No
     assert said(running) == {"password-2 dsn-1 1"}
 
 
-def test_a_file_that_is_no_secrets_is_left_alone(serve: Serve, tmp_path: Path) -> None:
+def test_a_file_that_is_no_secrets_makes_no_version(serve: Serve, tmp_path: Path) -> None:
     running = start(serve, tmp_path)
     put(tmp_path, "journal", "journal-2")
     put(tmp_path, "dsn", "dsn-2")  # noticed with it, if it were
