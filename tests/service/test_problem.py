@@ -128,8 +128,11 @@ def test_any_failure_can_be_told_and_read_back(
         read.get("details", {}),
         read["status"],
     )
-    rounded = None if failure.retry_after is None else round(failure.retry_after, 3)
-    assert read_back == msgspec.structs.replace(failure, retry_after=rounded)
+    told, meant = read_back.retry_after, failure.retry_after
+    assert read_back == msgspec.structs.replace(failure, retry_after=told)
+    assert (told is None) is (meant is None)
+    if told is not None and meant is not None:  # never early; late by a hundredth at most, or by a millisecond
+        assert meant - 1e-6 <= told <= max(meant * 1.01, meant + 0.001) + 1e-6
     assert sent == failure.status == read["status"]
     for name, value in headers:
         assert all(0x20 < byte < 0x7F for byte in name + value), (name, value)
