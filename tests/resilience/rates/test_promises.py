@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from effort import examples
 from holdfast.resilience.rates import Meter
 from resilience.rates.scale import NAMES, START, make
 
@@ -23,7 +24,7 @@ SPACED = ("leaky_bucket", "warm_up")
 SILENCES = 0.0005
 
 Uses = list[tuple[float, float]]
-SEEDS = pytest.mark.parametrize("seed", [1, 2])
+SEEDS = pytest.mark.parametrize("seed", [1, 2][: examples(2)])
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 

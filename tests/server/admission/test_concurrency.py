@@ -4,10 +4,11 @@ from math import inf
 
 import pytest
 
+from effort import examples
 from holdfast.server.admission.concurrency import CALM, KINDS, PROBE_INTERVAL, TOLERANCE, Concurrency
 from server.admission.backend import Simulation
 
-SEEDS = range(3)
+SEEDS = range(examples(3))
 
 
 def learned(seed: int, *, places: int = 20, seconds: float = 0.05) -> tuple[Concurrency, Simulation]:

@@ -406,7 +406,7 @@ def arrivals(draw: Callable[[float], float], rate: float, seconds: float) -> lis
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(examples(3)))
 @pytest.mark.parametrize(("load", "least", "slower"), [(1.4, 0.94, 4), (2.0, 0.95, 3), (5.0, 0.9, 3)])
 def test_an_overload_costs_neither_throughput_nor_latency(load: float, least: float, slower: int, seed: int) -> None:
     quiet = overloaded({None: (0.1, 1)}, seed=seed).p99()
@@ -422,7 +422,7 @@ def test_a_load_that_fits_is_hardly_refused() -> None:
     assert not overloaded({None: (0.3, 1)}).refused
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(examples(3)))
 def test_twelve_times_a_tenth_of_the_capacity_is_not_noticed_by_four_others_with_a_tenth_each(seed: int) -> None:
     others = {f"tenant {number}": (0.1, 1) for number in range(4)}
     calm = overloaded({**others, "loud": (0.1, 1)}, seed=seed, seconds=60.0)
@@ -432,7 +432,7 @@ def test_twelve_times_a_tenth_of_the_capacity_is_not_noticed_by_four_others_with
     assert storm.goodput >= 0.88
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(examples(2)))
 def test_twelve_times_the_traffic_of_one_tenant_is_not_noticed_by_the_others(seed: int) -> None:
     others = {f"tenant {number}": (0.05, 1) for number in range(8)}
     calm = overloaded({**others, "loud": (0.2, 1)}, seed=seed, seconds=120.0)

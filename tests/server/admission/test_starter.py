@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from effort import examples
 from holdfast.core.clock import VirtualClock
 from holdfast.server.admission.starter import (
     BUDGET,
@@ -225,7 +226,7 @@ async def flood(
     return goodput, times[int(len(times) * 0.99)], bench
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(examples(3)))
 @pytest.mark.parametrize("load", [2.0, 5.0])
 def test_an_overloaded_loop_answers_what_it_can_and_soon(load: float, seed: int) -> None:
     async def scenario(clock: VirtualClock) -> None:
@@ -239,7 +240,7 @@ def test_an_overloaded_loop_answers_what_it_can_and_soon(load: float, seed: int)
     run(scenario)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(examples(3)))
 @pytest.mark.parametrize(("limit", "rest", "seconds"), [(4, 0.05, 20.0), (20, 0.01, 4.0), (2, 0.2, 20.0)])
 def test_handlers_in_few_threads_are_kept_busy_and_the_queue_short(
     limit: int, rest: float, seconds: float, seed: int
