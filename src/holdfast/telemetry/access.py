@@ -65,6 +65,12 @@ class AccessLog:
         return self._enabled
 
     @property
+    def at_once(self) -> bool:
+        """Whether lines take the long way; as of the last ``flush()``. Others have a say in them there: by the context
+        that is current when a line is written, perhaps, and by its time, so it should be written at once."""
+        return self._enabled and self._line is None
+
+    @property
     def lost(self) -> int:
         """Lines that were not written, or not to their end. What the handlers of others lose is not known here."""
         return self._lost + (self._buffer.lost if self._buffer is not None else 0)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from holdfast.core.clock import Clock
 from holdfast.core.context import Criticality
@@ -29,8 +29,8 @@ Client: TypeAlias = tuple[str, int] | None
 
 Over: TypeAlias = tuple[float, float, str, str, bytes, int, Client, str, str, int, str]
 """When, after how many seconds, method, path, query, status, client, request id, route, bytes sent, why refused."""
-Handled: TypeAlias = tuple[Any, float, float, bool, bool]
-"""Endpoint or path, seconds, when, whether others waited for its place, whether its deadline had passed."""
+Handled: TypeAlias = tuple[Any, str, float, float, bool, bool]
+"""Endpoint, path, seconds, when, whether others waited for its place, whether its deadline had passed."""
 
 SHED: Final = Overloaded("queue", "the service has more to do than it can", 1.0)
 """The refusal of a request that has waited for too long: one for all, since it has to be cheap."""
@@ -66,6 +66,7 @@ class Entrance:
         self.cycles: dict[asyncio.Task[None], Cycle] = {}
         """Requests whose app has not returned. WebSockets are in ``EngineState.tasks``."""
         self.access = access
+        self._at_once = access is not None and access.at_once
         self._counters = RequestCounters()
         self._over: list[Over] = []
         self._handled: list[Handled] = []
@@ -120,7 +121,10 @@ class Entrance:
     def account(
         self, scope: Any, method: str, status: int, began: float, route: str, sent: int = -1, reason: str = ""
     ) -> None:
-        """A request is over: it will be counted, and have its line. ``reason``: the policy that refused it."""
+        """A request is over: it will be counted, and have its line. ``reason``: the policy that refused it.
+
+        A line that goes through ``logging`` is written at once, in the context of its request.
+        """
         over = self._over
         now = self.now()
         over.append(
@@ -138,7 +142,7 @@ class Entrance:
                 reason,
             )
         )
-        if len(over) >= GATHERED:
+        if len(over) >= GATHERED or self._at_once:
             self._settle()
 
     @property
@@ -150,8 +154,10 @@ class Entrance:
     def flush(self) -> None:
         """Write the lines of what is over. Does not wait. To be called every so often."""
         self._settle()
-        if self.access is not None:
-            self.access.flush()
+        access = self.access
+        if access is not None:
+            access.flush()
+            self._at_once = access.at_once
 
     def close(self) -> None:
         """Write all lines; waits for a reader that is behind, but not for long."""
@@ -171,7 +177,10 @@ class Entrance:
         if over and access is not None and access.enabled:
             began = access.wall() - self.now()
             for now, seconds, method, path, query, status, client, request_id, route, sent, reason in over:
-                name = f"{client[0]}:{client[1]}" if client else ""
+                try:
+                    name = f"{client[0]}:{client[1]}" if client else ""
+                except Exception:  # an app may put anything into its scope: the other lines here are not its own
+                    name = ""
                 access.write(
                     method, path, query, status, seconds, name, request_id, route, sent, reason, at=began + now
                 )
@@ -233,7 +242,7 @@ class Entrance:
         if governor is not None and not cycle.event_stream and (cycle.late or not cycle.disconnected):
             handled = self._handled
             scope = cycle.scope
-            handled.append((scope.get("endpoint") or scope["path"], seconds, now, starter.full, cycle.late))
+            handled.append((scope.get("endpoint"), scope["path"], seconds, now, starter.full, cycle.late))
             if now >= governor.due or len(handled) >= GATHERED:
                 self._learn(governor)
         starter.done(seconds)
@@ -242,8 +251,8 @@ class Entrance:
         handled, self._handled = self._handled, []
         ended = governor.ended
         looked = False
-        for what, seconds, now, full, late in handled:
-            looked |= ended(_kind(what), seconds, now, full=full, late=late)
+        for endpoint, path, seconds, now, full, late in handled:
+            looked |= ended(_kind(endpoint, path), seconds, now, full=full, late=late)
         if looked:
             self._limit(governor.limit)
 
@@ -273,11 +282,15 @@ def _governor(settings: AdmissionSettings) -> "Concurrency | Chosen | None":
     return Chosen(settings.limit)
 
 
-def _kind(what: Any) -> Hashable:
+def _kind(endpoint: Any, path: str) -> Hashable:
     """What requests are alike: those for one endpoint, where the framework tells, or for the same place."""
-    if type(what) is str:
-        return tuple(what.split("/", KIND_PARTS + 1)[1 : KIND_PARTS + 1])
-    return what if isinstance(what, Hashable) else id(what)
+    if endpoint is None:
+        return tuple(path.split("/", KIND_PARTS + 1)[1 : KIND_PARTS + 1])
+    try:
+        hash(endpoint)
+    except Exception:  # it is the app's own object, and the other ends here are not its own
+        return id(endpoint)
+    return cast("Hashable", endpoint)
 
 
 def _wanted(cycle: Cycle) -> bool:
