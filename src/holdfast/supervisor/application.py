@@ -19,7 +19,7 @@ from holdfast.server.http.tls import POLL_INTERVAL, TlsSettings, make_context, w
 from holdfast.service.interface import ASGIApp, WSGIApp, load
 from holdfast.service.lifecycle import Lifecycle, Limits
 from holdfast.service.probes import PROBES, HealthRoutes
-from holdfast.supervisor import machine
+from holdfast.supervisor import machine, provision
 from holdfast.supervisor.channel import Apply, Beat, Booting, Configure, Counted, Forget, Message, Retire, Start
 from holdfast.supervisor.follower import Follower
 from holdfast.supervisor.settings import Settings
@@ -52,6 +52,7 @@ class Application:
         self._drain_until = float("inf")
         self._follower: Follower | None = None
         self._tally: Tally | None = None
+        self._provision: asyncio.TimerHandle | None = None
 
     def load(self) -> None:
         """Import the app. Raises BootError with the app's own error."""
@@ -89,6 +90,7 @@ class Application:
         """Begin to accept connections."""
         self._engine = self._running_follower.engine = self._make_engine(self._running)
         await self._engine.start(self._running.state)
+        self._provision = provision.provide(provision.WORKER)
         if self._contexts is not None:
             self._certificates = asyncio.create_task(self._follow_certificates(self._contexts), name="certificates")
 
@@ -187,6 +189,8 @@ class Application:
         self._drain_until = min(self._drain_until, asyncio.get_running_loop().time() + order.within)
 
     async def _end(self, limits: Limits | None = None) -> tuple[str, ...]:
+        if self._provision is not None:
+            self._provision.cancel()
         if self._certificates is not None:
             self._certificates.cancel()
             await asyncio.gather(self._certificates, return_exceptions=True)

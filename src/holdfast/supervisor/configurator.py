@@ -23,6 +23,7 @@ from holdfast.config.secret import BLOT, files_of
 from holdfast.config.signature import signature_of
 from holdfast.config.snapshot import Snapshot
 from holdfast.core.errors import BootError, ConfigError, HoldfastError
+from holdfast.supervisor import provision
 from holdfast.supervisor.agreement import APPLY_LIMIT, ask, catch_up, tell, voters
 from holdfast.supervisor.beginning import Beginning, Source
 from holdfast.supervisor.configured import ConfigApplied, ConfigHistory, ConfigStatus, WorkerConfig
@@ -72,6 +73,7 @@ class Configurator:
         self._tried = ""
         self._waiting: list[str] = []
         self._by = ("start", "", time.time())
+        self._provision: asyncio.TimerHandle | None = None
         self.live.check(source.check, "run")
         self.live.check(self._check_fixed, "run")
         self.live.on_change(self._spread, timeout=2 * APPLY_LIMIT)
@@ -87,6 +89,7 @@ class Configurator:
         if noted and self.live.current.version > (self.live.history.last_good or (0,))[0]:
             self.live.note(who="start")
         self._watcher.start()
+        self._provision = provision.provide(provision.SUPERVISOR)
         self._supervisor.own(self._follow())
 
     async def apply(self, who: str, why: str = "") -> ConfigApplied:
@@ -125,6 +128,8 @@ class Configurator:
     async def close(self) -> None:
         """Notice nothing any more, and take the history to the disk."""
         self._watcher.stop()
+        if self._provision is not None:
+            self._provision.cancel()
         await self.live.close()
 
     # -- what it tells
