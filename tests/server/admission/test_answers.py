@@ -1,4 +1,6 @@
+import sys
 from math import inf
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -202,3 +204,60 @@ def test_a_refusal_that_is_given_often_is_made_once_and_is_the_same() -> None:
     assert table.asked == 1
     answers.answer(Overloaded("queue", "too much to do", 2.0))
     assert table.asked == 2
+
+
+def made_of(*parts: Any) -> dict[str, Any]:
+    """What a policy of the user's tells of itself."""
+    limit, remaining = parts
+    return {"limit": len(limit), "remaining": remaining, "period": 1.0}
+
+
+@pytest.mark.parametrize("kind", [Overloaded, RateLimited])
+@pytest.mark.parametrize("facts", [("a", 2), (["a"], 0), (["a"], 0.5), ("aa", 0.25), ("aa", 0.0)])
+def test_a_policy_of_the_users_may_tell_whatever_it_likes(kind: type[Rejected], facts: tuple[Any, ...]) -> None:
+    answers = Answers()
+    for _ in range(2):
+        wanted = dict(answers.rate_fields(kind("mine", "no more", 2.0, (made_of, *facts))))
+        _, headers, _ = taken_apart(answers.answer(kind("mine", "no more", 2.0, (made_of, *facts))))
+        assert headers["ratelimit"] == wanted[b"ratelimit"].decode()
+
+
+def test_what_a_policy_tells_in_three_parts_need_not_be_numbers() -> None:
+    def words(one: str, two: str) -> dict[str, Any]:
+        return {one: two}
+
+    status, headers, _ = taken_apart(Answers().answer(Overloaded("mine", "no more", 2.0, (words, "a", "b"))))
+    assert (status, headers["retry-after"]) == ("HTTP/1.1 503 Service Unavailable", "2")
+
+
+def test_another_policys_own_words_are_not_taken_for_those_that_are_ready() -> None:
+    answers = Answers()
+    for remaining, told in ((0.25, "1"), (0, "0"), (0.5, "1")):
+        error = RateLimited("mine", "no more", 2.0, (made_of, "aa", remaining))
+        _, headers, _ = taken_apart(answers.answer(error))
+        assert headers["ratelimit"] == f'"mine";r={told};t=2'
+
+
+def test_refusals_of_rates_that_are_ready_are_bounded_and_go_by_their_policy_and_class() -> None:
+    class Own(RateLimited):
+        pass
+
+    answers = Answers(ErrorTable({Own: ErrorRule(Code.UNAVAILABLE, status=529)}))
+    error = RateLimited("api", "1 in 60 s", 2.0, (quota, TERMS, 0.0))
+    assert answers._known(error) is answers._known(error)
+    for other in (RateLimited("other", "x", 2.0, error.args[3]), Own("api", "x", 2.0, error.args[3])):
+        assert answers._known(other) == answers._made(other) != answers._made(error)
+    for number in range(READY_LIMIT * 2 + 5):
+        answers.answer(RateLimited(f"limit{number}", "x", 1.0, (quota, TERMS, 0.0)))
+    assert 0 < len(answers._alike) <= READY_LIMIT
+
+
+def test_a_rule_for_a_class_that_is_imported_later_holds_for_what_is_ready() -> None:
+    answers = Answers(ErrorTable({"late_rates:Late": ErrorRule(Code.UNAVAILABLE, status=529)}))
+    module: Any = ModuleType("late_rates")
+    module.Late = type("Late", (RateLimited,), {"__module__": "late_rates"})
+    error = module.Late("api", "1 in 60 s", 2.0, (quota, TERMS, 0.0))
+    assert answers.answer(error)[0] == 429
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "late_rates", module)
+        assert answers.answer(error)[0] == 529

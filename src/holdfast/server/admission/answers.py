@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from holdfast.core.codes import Code
 from holdfast.core.errorrule import ErrorRule
-from holdfast.core.errors import BulkheadFull, Rejected
+from holdfast.core.errors import BulkheadFull, RateLimited, Rejected
 from holdfast.core.errortable import ErrorTable
 from holdfast.core.failure import RETRY_AFTER_LIMIT, rounded_up
 from holdfast.service.problem import problem_of
@@ -49,6 +49,7 @@ class Answers:
         self._ready: dict[tuple[int, Code, str, str], Ready] = {}
         self._rates: dict[tuple[str, float, float], tuple[bytes, bytes]] = {}
         self._alike: dict[tuple[Any, ...], tuple[ErrorRule | None, Ready]] = {}
+        self._quota: Any = None
         self._often: dict[Rejected, Ready] = {}
         for error in often:
             self._often[error] = self._made(error)
@@ -89,7 +90,9 @@ class Answers:
         """What is the same for all who are refused by a rate limit in the same moment, or nearly so."""
         arguments = error.args
         facts = arguments[3] if len(arguments) > 3 else None
-        if type(facts) is not tuple or len(facts) != 3 or not facts[2] < NONE_LEFT:
+        if type(facts) is not tuple or facts[0] is not (self._quota or self._find_quota(error)):
+            return self._made(error)
+        if not facts[2] < NONE_LEFT:
             return self._made(error)
         wait = arguments[2]
         if wait is None or not 0.0 <= wait <= RETRY_AFTER_LIMIT:
@@ -103,6 +106,14 @@ class Answers:
             if ready[0] is not None:
                 self._alike[key] = ready
         return ready[1]
+
+    def _find_quota(self, error: Rejected) -> Any:
+        """What a rate limit's refusals tell their facts by: those of other policies may depend on anything."""
+        if isinstance(error, RateLimited):
+            from holdfast.resilience.rates.token_bucket import quota  # there already, where there is a rate limit
+
+            self._quota = quota
+        return self._quota
 
     def _made(self, error: Rejected) -> Ready:
         """Status, its line with the problem's headers and those of rates, and the problem's body."""
