@@ -45,4 +45,5 @@ def _mark(path: str) -> Mark:
         about = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         return (getattr(error, "errno", 0) or 0,)
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+    # The time of the last change to the file itself: of who may read it, and of a text whose own time was set back.
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
