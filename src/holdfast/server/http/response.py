@@ -100,7 +100,7 @@ class Response(ABC):
                 continue
             try:
                 line = _known.get((name, value))
-            except TypeError:  # a bytearray
+            except (TypeError, ValueError):  # a bytearray, or a view of one
                 line = None
             if line is not None:
                 content.append(line)
@@ -123,10 +123,11 @@ class Response(ABC):
                 self.chunked = declared = True
                 self.expected = -1
             elif name == b"content-type":
-                self.event_stream = value.startswith(b"text/event-stream")
-                if not self.event_stream:
+                if not value.startswith(b"text/event-stream"):
                     _remember(name, value, line)
-                elif state.draining:
+                    continue
+                self.event_stream = True  # whatever else it says it is: what is remembered is not looked at
+                if state.draining:
                     self.protocol.loop.call_later(state.settings.stream_grace, self.end_stream)
             elif name == b"connection" and b"close" in value.lower():
                 self.keep_alive = False
