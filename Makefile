@@ -2,7 +2,7 @@
 # make test   every test
 # make check  style, types, floors, house rules
 # make bench  the comparison with other servers (installs them, and wrk where it may)
-.PHONY: run test unit e2e check format bench bench-policies soak fuzz versions clean
+.PHONY: run test unit e2e check format bench bench-admission bench-policies soak fuzz versions clean
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 # Tests run in as many processes as there are cores, those of one file in one of them; ARGS="-n 0" for none.
@@ -40,6 +40,13 @@ bench:
 	@scripts/setup dev
 	$(PYTHON) -m benchmarks.zero_loss $(ARGS)
 	$(PYTHON) -m benchmarks.throughput
+
+bench-admission:
+	@scripts/setup dev
+	$(PYTHON) -m benchmarks.http $(ARGS)
+	$(PYTHON) -m benchmarks.refusal
+	$(PYTHON) -m benchmarks.overload
+	$(PYTHON) -m benchmarks.config_changes
 
 bench-policies:
 	@scripts/setup dev

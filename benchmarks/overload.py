@@ -2,6 +2,7 @@
 
     python -m benchmarks.overload
     python -m benchmarks.overload --only cpu tenants --rounds 1
+    python -m benchmarks.overload --plot
 
 One process serves, on one core; this one sends, on another. What is compared is measured within one server's life, so
 that what else the machine does falls on both; and where it may, the benchmark goes before other sessions of the
@@ -315,8 +316,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--plot", action="store_true", help="draw docs/plots/overload.svg, and measure nothing else")
     options = parser.parse_args()
     setup()
+    if options.plot:
+        from benchmarks import overload_plot
+
+        queue = uvloop.run(overload_plot.watch("cpu", options.seed))
+        bare = uvloop.run(overload_plot.watch("cpu", options.seed, queue=False, concurrency=False))
+        overload_plot.draw(queue, bare)
+        return 0
     missed = 0
     everything: dict[str, list[Figures]] = {}
     for name in options.only:

@@ -30,7 +30,7 @@ _BAD = re.compile(r"(Socket errors:.*|Non-2xx or 3xx responses:.*)")
 def main() -> int:
     """Measure; 1 when the median ratio is below WANTED."""
     options = _parse()
-    wrk = _find_wrk()
+    wrk = find_wrk()
     pair = (Peer("uvicorn", (), _uvicorn, settle=0.5), peers.PEERS["holdfast"])
     rounds: list[dict[str, Any]] = []
     for number in range(1, options.rounds + 1):
@@ -83,7 +83,7 @@ def _run_wrk(wrk: str, address: str, seconds: int) -> float:
     return float(rate[1])
 
 
-def _find_wrk() -> str:
+def find_wrk() -> str:
     """The path of wrk; installed from Debian when that is possible. Raises SystemExit with what to do."""
     found = shutil.which("wrk")
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):

@@ -14,6 +14,7 @@ from holdfast.core.context import Criticality, current, remaining
 from holdfast.core.errors import ConfigError
 from holdfast.core.failure import ServiceError
 from holdfast.server.admission.settings import AdmissionSettings, read_admission, read_routes
+from holdfast.server.http.protocol import HttpProtocol
 from server.engineroom import LOOPS, UPGRADE, answer, held, request, run, serving, until
 
 HELD = [{"match": "GET /held", "bulkhead": 1}]
@@ -356,6 +357,47 @@ def test_a_pipelined_request_that_never_begins_gives_its_place_back() -> None:
             app.go.set()
             assert [(await client.response()).status for _ in range(2)] == [200, 400]
             assert app.paths == ["/held"]
+
+    run(main)
+
+
+def test_an_answer_that_goes_out_at_the_end_of_the_turn_comes_before_whatever_follows_it() -> None:
+    async def main() -> None:
+        async with serving(App(), routes=[{"match": "GET /once", "rate_limit": "1/h"}]) as room:
+            first = await room.connect()
+            await first.get("/once")
+            again = request("GET", "/once")
+            await first.send(again + request("GET", "/") + again + b"nonsense\r\n\r\n")
+            assert [(await first.response()).status for _ in range(4)] == [429, 200, 429, 400]
+            client = await room.connect()
+            await until(lambda: len(room.state.connections) == 1)  # the first one has ended
+            (protocol,) = room.state.connections
+            assert isinstance(protocol, HttpProtocol)
+            last = request("GET", "/once", "Connection: close")
+            for part in (again, again + last[:9], last[9:]):  # in one turn of the loop
+                protocol.data_received(part)
+            found = [(await client.response()).headers.get("connection") for _ in range(3)]
+            assert found == [None, None, "close"]
+            assert await client.ended()
+            await until(lambda: not room.state.connections)
+            for end in ("end", "drain_step", "abort"):
+                client = await room.connect()
+                await until(lambda: len(room.state.connections) == 1)
+                (protocol,) = room.state.connections
+                assert isinstance(protocol, HttpProtocol)
+                protocol.data_received(again)
+                assert protocol.unsaid.startswith(b"HTTP/1.1 429")
+                if end == "end":
+                    protocol.end(linger=False)
+                elif end == "drain_step":
+                    assert protocol.drain_step()
+                else:
+                    protocol.transport.abort()
+                if end != "abort":
+                    assert protocol.unsaid == b""
+                    assert (await client.response()).status == 429
+                client.reset()
+                await until(lambda: not room.state.connections)
 
     run(main)
 

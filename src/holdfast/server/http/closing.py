@@ -39,12 +39,19 @@ class ClosingProtocol(HttpToolsProtocol):
         self.settings = server_state.settings
         self.lingering = False  # the last answer is written: what still comes is read and dropped
         self.half_closed = False  # the peer sends nothing more
+        self.unsaid = b""  # an answer that goes out at the end of this turn of the loop
         self._unsent = 0  # bytes that the peer had not taken at the last look
         self._patience = NEVER  # when a peer that reads nothing is given up
 
     @property
     def ending(self) -> bool:
         return self.lingering or self.transport.is_closing()
+
+    def say(self) -> None:
+        """Write what was to be said later. Before anything else of this connection is written, and before its end."""
+        unsaid, self.unsaid = self.unsaid, b""
+        if unsaid and not self.transport.is_closing():
+            self.transport.write(unsaid)
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
@@ -56,6 +63,7 @@ class ClosingProtocol(HttpToolsProtocol):
         """Close once everything is written. With ``linger`` the peer may still be sending: the kernel would answer that
         with a reset, which may overtake the last answer. So say that nothing more comes and read on, for a time."""
         transport = self.transport
+        self.say()
         if not linger or self.half_closed:
             transport.close()
             if not transport.get_write_buffer_size():

@@ -310,7 +310,11 @@ class Cycle(Response):
         self.status, answer = state.entrance.answers.answer(
             error, lines=state.default_lines, head=self.scope["method"] == "HEAD", close=not self.keep_alive
         )
-        protocol.transport.write(answer)
+        protocol.say()
+        if self.keep_alive and not (state.draining or protocol.waiting):
+            state.entrance.say_later(protocol, answer)
+        else:
+            protocol.transport.write(answer)
         self._account(error.policy)
         if self.task is None:
             self.leave(IGNORED)

@@ -254,6 +254,7 @@ class HttpProtocol(ReadingProtocol):
             self.ticket = entrance.admission.enter("GET", path, self.host, self.headers, self.peer, now)
         except Rejected as error:
             status, answer = entrance.answers.answer(error, lines=self.state.default_lines, close=True)
+            self.say()
             self.transport.write(answer)
             entrance.account(scope, "WEBSOCKET", status, now, error.operation, 0, error.policy)
             self.finish(unread=True)
@@ -290,13 +291,11 @@ class HttpProtocol(ReadingProtocol):
             self._go_on()
         elif self.refusal is not None:
             self._send_refusal(self.refusal)
-        else:
+        elif not self.lingering:
             flow = self.flow
             if flow.read_paused:
                 flow.resume_reading()
             if not self.in_message:  # as ``_rest``, once for each request
-                if self.lingering:
-                    return
                 if not flow.write_paused:
                     self.deadline = self.state.now + self.state.idle_limit
                 if self.state.draining:
@@ -337,6 +336,7 @@ class HttpProtocol(ReadingProtocol):
     def _send_refusal(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
+        self.say()
         self.transport.write(refusal.response(self.state.default_headers))
         self.finish(unread=True)
 
@@ -372,6 +372,7 @@ class HttpProtocol(ReadingProtocol):
         """Hand the connection over, if it is at a boundary and can be. False when the queue is full just now."""
         state = self.state
         state.moving.pop(self, None)
+        self.say()
         if self.busy or self.ending or not (state.migrating and self.migratable):
             return True
         state.moving[self] = None
