@@ -7,6 +7,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 # Tests run in as many processes as there are cores, those of one file in one of them; ARGS="-n 0" for none.
 PARALLEL := -n logical --dist loadfile
+# Where bytecode is not kept, each process that a test starts compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 run:
 	@scripts/setup demo
