@@ -249,7 +249,8 @@ def test_without_a_limit_nothing_is_refused_and_it_is_said_once(caplog: pytest.L
     group.share = 0.99  # the container has been given one
     assert pressure.look(1000.0) == 3
     group.share = None
-    assert pressure.look(1001.0) == 0
+    pressure.look(1001.0)
+    assert pressure.look(1001.0 + LONGEST_INTERVAL) == 0
 
 
 def test_who_has_not_asked_for_it_is_not_told_that_there_is_no_limit(caplog: pytest.LogCaptureFixture) -> None:
@@ -304,7 +305,35 @@ def test_the_log_tells_when_it_begins_ends_and_does_not_help(caplog: pytest.LogC
             "WARNING",
             "91% of the memory that the cgroup allows is in use: requests less than sheddable_plus are refused",
         ),
+        ("INFO", "50% of the memory that the cgroup allows is in use: all requests are let in again"),
     ]
+
+
+def test_what_could_not_be_logged_so_soon_is_logged_later_if_it_is_so_still(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    group = Group(0.91)
+    pressure = made(group)
+    pressure.look(0.0)
+    group.share = 0.1
+    looked(pressure, [5.0, 9.0])
+    assert len(caplog.records) == 1
+    looked(pressure, [11.0, 30.0])
+    assert [one.levelname for one in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_a_limit_that_cannot_be_read_once_is_looked_for_again_soon(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    group = Group(0.99)
+    pressure = made(group)
+    assert pressure.look(0.0) == 3
+    group.share = None  # no file can be opened just now, as it is when there are too many connections
+    assert looked(pressure, [1.0, 2.0]) == [3, 3]
+    group.share = 0.99
+    assert pressure.look(1.0 + LONGEST_INTERVAL) == 3
+    assert [one.levelname for one in caplog.records] == ["WARNING"]
+    group.share = None
+    assert looked(pressure, [10.0, 10.0 + LONGEST_INTERVAL]) == [3, 0]  # it has been taken away
+    assert pressure.due == 10.0 + LONGEST_INTERVAL + ABSENT_INTERVAL
 
 
 def test_what_it_knows_can_be_told() -> None:

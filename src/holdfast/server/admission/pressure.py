@@ -142,6 +142,7 @@ class Pressure:
         self._wanted = False
         self._shedding = Shedding(START)
         self._least = 0
+        self._said = 0
         self._log_at = -inf
         self._said_absent = False
 
@@ -160,10 +161,15 @@ class Pressure:
         """Look, when it is time to. Requests of a class below the returned rank are to be refused."""
         if now >= self.due:
             began = self._timer()
+            before = self.memory
             self.memory = memory = None if self._start is None else self.cgroup.memory(self._shedding.near)
             took = self._timer() - began
             least = 0
-            if memory is None:
+            if memory is None and before is not None and self._start is not None:
+                # Too many files are open, perhaps, and then nobody is to be let in for that.
+                self.due = now + LONGEST_INTERVAL
+                least = self._least
+            elif memory is None:
                 self.due = now + ABSENT_INTERVAL
                 if self._start is not None:
                     self._say_absent()
@@ -196,8 +202,10 @@ class Pressure:
         used = f"{memory.share:.0%} of the memory that the cgroup allows is in use"
         if gave_up:
             logger.warning("%s, and refusing requests for %g s has freed none: all are let in again", used, HELPS)
-        elif least != self._least and now >= self._log_at:
+            self._said = least
+        elif least != self._said and now >= self._log_at:
             self._log_at = now + LOG_INTERVAL
+            self._said = least
             if least:
                 logger.warning("%s: requests less than %s are refused", used, Criticality(least).name.lower())
             else:
