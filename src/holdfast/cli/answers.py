@@ -23,7 +23,17 @@ as_json: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 def ask(path: Path, timeout: float, kind: type[T], op: str, **parameters: Any) -> T:
     """One question to the supervisor, and its answer as a ``kind``. Raises CommandError."""
     with Conversation(path, timeout) as conversation:
-        return msgspec.json.decode(conversation.ask(op, **parameters), type=kind)
+        return read(path, conversation.ask(op, **parameters), kind)
+
+
+def read(path: Path, answer: msgspec.Raw, kind: type[T]) -> T:
+    """The answer of the supervisor at ``path`` as a ``kind``. Raises CommandError when it has another form: this
+    program has been replaced since the supervisor began, or it is that of another environment."""
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except msgspec.DecodeError as exc:
+        reason = f"the supervisor at {path} runs another version of Holdfast, whose answer cannot be read: {exc}"
+        raise CommandError(FAILED, f"{reason}; holdfast upgrade puts this one in its place") from exc
 
 
 def order(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 
-from holdfast.cli.answers import STATUS_LIMIT, as_json, ask, order, print_json
+from holdfast.cli.answers import STATUS_LIMIT, as_json, ask, order, print_json, read
 from holdfast.cli.client import Conversation, Refused
 from holdfast.cli.exitcode import FAILED, TIMEOUT, CommandError
 from holdfast.cli.progress import waiting
@@ -145,11 +144,11 @@ def _await_end(process: int | None, within: float) -> None:
 def _outcome(path: Path, timeout: float, as_json: bool, op: str, **parameters: Any) -> Outcome | None:
     """What came of a reload or an upgrade; None of an upgrade without a reload."""
     answer = order(path, timeout, as_json, op, **parameters)
-    return msgspec.json.decode(answer, type=Outcome) if parameters.get("reload", True) else None
+    return read(path, answer, Outcome) if parameters.get("reload", True) else None
 
 
 def _status_after(path: Path, timeout: float, as_json: bool, op: str, **parameters: Any) -> Status:
-    return msgspec.json.decode(order(path, timeout, as_json, op, **parameters), type=Status)
+    return read(path, order(path, timeout, as_json, op, **parameters), Status)
 
 
 def _tell_outcome(path: Path, outcome: Outcome | None, as_json: bool, *, upgraded: bool = False) -> None:

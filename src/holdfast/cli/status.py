@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
+from holdfast.cli.answers import read
 from holdfast.cli.client import Conversation
 from holdfast.cli.exitcode import FAILED, CommandError
 from holdfast.cli.target import find, target_options
@@ -44,12 +45,12 @@ def status(name: str | None, control: Path | None, timeout: float, watch: bool, 
     """Show the supervisor, its workers and how they are."""
     path = find(name, control)
     if not watch:
-        _show(_raw(path, timeout), as_json)
+        _show(path, _raw(path, timeout), as_json)
         return
     try:
         if as_json or not sys.stdout.isatty():
             while True:
-                _show(_patient(path, timeout), as_json)
+                _show(path, _patient(path, timeout), as_json)
                 time.sleep(REFRESH)
         _live(path, timeout)
     except KeyboardInterrupt:
@@ -74,11 +75,11 @@ def _patient(path: Path, timeout: float) -> msgspec.Raw:
             raise
 
 
-def _show(raw: msgspec.Raw, as_json: bool) -> None:
+def _show(path: Path, raw: msgspec.Raw, as_json: bool) -> None:
     if as_json:
         click.echo(bytes(raw).decode())
         return
-    found = msgspec.json.decode(raw, type=Status)
+    found = read(path, raw, Status)
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -92,7 +93,7 @@ def _live(path: Path, timeout: float) -> None:
 
     with Live(auto_refresh=False, transient=False) as live:
         while True:
-            live.update(panel(msgspec.json.decode(_patient(path, timeout), type=Status)), refresh=True)
+            live.update(panel(read(path, _patient(path, timeout), Status)), refresh=True)
             time.sleep(REFRESH)
 
 

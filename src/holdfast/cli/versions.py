@@ -11,7 +11,7 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from holdfast.cli.answers import STATUS_LIMIT, as_json, ask, order, print_json
+from holdfast.cli.answers import STATUS_LIMIT, as_json, ask, order, print_json, read
 from holdfast.cli.exitcode import CommandError
 from holdfast.cli.progress import waiting
 from holdfast.cli.table import show_table
@@ -122,7 +122,7 @@ def changed(change: Change) -> str:
 
 def _proposed(path: Path, timeout: float, as_json: bool, verb: str, **parameters: Any) -> ConfigApplied:
     answer = order(path, timeout, as_json, f"config-{verb}", verb=verb, see="config history", **parameters)
-    return msgspec.json.decode(answer, type=ConfigApplied)
+    return read(path, answer, ConfigApplied)
 
 
 def _tell(path: Path, applied: ConfigApplied, as_json: bool) -> None:
