@@ -3,13 +3,19 @@
 import asyncio
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from datetime import time
+from math import inf
 from typing import Any
 
 import pytest
 
-from holdfast.server.http.entrance import GATHERED
+from holdfast.core.clock import VirtualClock
+from holdfast.core.errortable import ErrorTable
+from holdfast.server.admission.settings import AdmissionSettings
+from holdfast.server.http.entrance import GATHERED, Entrance
+from holdfast.telemetry.access import AccessLog
 from holdfast.telemetry.logs import Handler, configure
 from server.engineroom import answer, run, serving, until
 
@@ -23,11 +29,17 @@ def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     level, handlers, stream = root.level, root.handlers[:], io.StringIO()
     configure(format="text", level="info", labels={}, stream=stream)
-    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, Handler)]
     yield stream
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+def run_alone(main: Callable[[], Awaitable[None]]) -> None:
+    """Without pytest's own handlers, which would have a say in where lines go."""
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, Handler)]
+    run(main)
 
 
 def paths(stream: io.StringIO) -> list[str]:
@@ -88,7 +100,7 @@ def test_a_filter_that_comes_while_it_runs_sees_the_context_of_the_lines_own_req
             await client.get("/gathered-again")
 
     try:
-        run(main)
+        run_alone(main)
     finally:
         log.removeFilter(note)
     assert seen == [("/at-once", "/at-once"), ("/too", "/too")]
@@ -102,7 +114,7 @@ def test_what_an_app_makes_of_its_scope_costs_no_line_of_another_request(stream:
             for path in ("/before", "/odd", "/after"):
                 assert (await client.get(path)).status == 200
 
-    run(main)
+    run_alone(main)
     assert paths(stream) == ["/before", "/odd", "/after"]
 
 
@@ -118,7 +130,7 @@ def test_each_request_has_one_line_and_counts_once_however_many_there_are(stream
             (row,) = room.state.entrance.counters.snapshot().routes.values()
             assert sum(row.classes.values()) == count
 
-    run(main)
+    run_alone(main)
     assert paths(stream) == [f"/number-{number}" for number in range(count)]
 
 
@@ -164,5 +176,46 @@ def test_endpoints_with_names_are_told_apart_and_paths_of_one_place_are_not() ->
             await until(lambda: not entrance.cycles)
             entrance._learn(entrance._governor)
             assert set(entrance._governor._kinds) == {"orders", "items", ("a", "b")}
+
+    run(main)
+
+
+def test_lines_have_the_time_of_their_end_and_the_last_ones_are_written_at_the_end(stream: io.StringIO) -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        entrance = Entrance(
+            asyncio.get_running_loop(),
+            clock,
+            AdmissionSettings(),
+            (),
+            ErrorTable(),
+            frozenset(),
+            AccessLog(clock=clock),
+        )
+        for path in ("/first", "/second"):
+            scope = {"path": path, "query_string": b"", "client": None, "request_id": "x"}
+            entrance.account(scope, "GET", 200, clock.now(), "others")
+            clock.advance(20.0)
+        assert stream.getvalue() == ""
+        entrance.close()
+
+    run_alone(main)
+    assert paths(stream) == ["/first", "/second"]
+    first, second = (time.fromisoformat(line.split()[0]) for line in stream.getvalue().splitlines())
+    assert (second.second - first.second) % 60 == 20
+
+
+def test_what_is_gathered_for_a_limit_is_bounded_and_not_told_to_the_next_one() -> None:
+    async def main() -> None:
+        async with serving(app) as room:
+            client = await room.connect()
+            entrance: Any = room.state.entrance
+            entrance._governor.due = inf
+            for _ in range(GATHERED + 3):
+                await client.get()
+            await until(lambda: not entrance.cycles)
+            assert len(entrance._handled) == 3
+            entrance.configure(AdmissionSettings(concurrency=False), ())
+            assert entrance._handled == []
 
     run(main)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -184,3 +184,29 @@ def test_a_websocket_s_app_sees_the_path_that_its_route_was_found_by(loop: str) 
             assert b"x-said: /ws x=1 shop.example\r\n" in head
 
     run(work, loop)
+
+
+def test_each_request_of_a_connection_has_its_own_host_and_none_when_it_says_none() -> None:
+    async def main() -> None:
+        hosts: list[str] = []
+
+        async def noting(scope: Any, receive: Any, send: Any) -> None:
+            (connection,) = room.state.connections
+            hosts.append(cast("Any", connection).host)
+            await answer(send)
+
+        async with serving(noting) as room:
+            client = await room.connect()
+            for host in ("one", "two", "two", "one"):
+                await client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert (await client.response()).status == 200
+            await client.send(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await client.response()).status == 200
+            assert hosts == ["one", "two", "two", "one", ""]
+            client.close()
+            client = await room.connect()
+            await client.get()
+            await client.send(b"GET / HTTP/1.1\r\nHost: te st\r\n\r\n")
+            assert (await client.response()).status == 400
+
+    run(main)
