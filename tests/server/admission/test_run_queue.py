@@ -4,7 +4,7 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from math import exp
+from math import exp, log
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -21,6 +21,7 @@ from holdfast.server.admission.run_queue import (
     HOLD,
     LATELY,
     MARGIN,
+    SCALE_LIMIT,
     SPARED_LIMIT,
     TRIAL,
     TRIAL_LENGTH,
@@ -501,3 +502,16 @@ def test_nobody_pays_for_a_light_one_while_the_heavy_one_is_refused_already() ->
         queue.push(name, arrived=2.0, rank=0, key=number)
     assert sorted(queue.expire(2.02)) == light[SPARED_LIMIT:]
     assert sorted(queue.expire(2.6)) == light[:SPARED_LIMIT]
+
+
+def test_turns_of_long_ago_count_for_nothing_when_weights_begin_anew() -> None:
+    queue: RunQueue[str] = RunQueue(1)
+    for number in range(20):
+        queue.push(f"heavy {number}", arrived=0.0, rank=0, key=1)
+        assert queue.pop(0.0) == f"heavy {number}"
+    queue.push("another", arrived=0.0, rank=0, key=2)  # both are known now, and it is the heavy one's turn
+    assert queue.pop(0.0) == "another"
+    now = LATELY * (log(SCALE_LIMIT) + 10)
+    queue.push("heavy", arrived=now, rank=0, key=1)
+    queue.push("light", arrived=now, rank=0, key=2)
+    assert [queue.pop(now), queue.pop(now)] == ["heavy", "light"]
