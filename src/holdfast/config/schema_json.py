@@ -257,7 +257,9 @@ def _text_or(kind: str, pattern: str, limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _only_in_code(node: Node) -> bool:
-    return isinstance(node, Leaf) and all(kind.reader is FUNCTION for kind in node.kinds)
+    # By what it expects: a policy may have a reader of its own that looks closer at the function.
+    readers = [kind.reader for kind in node.kinds] if isinstance(node, Leaf) else [None]
+    return all(reader is not None and reader.expected == FUNCTION.expected for reader in readers)
 
 
 def _any_of(options: list[Any]) -> Any:
