@@ -588,6 +588,12 @@ def test_every_response_has_the_id_of_its_request() -> None:
         async with serving(App()) as room:
             found = await (await room.connect()).get("/", "X-Request-Id: abc-1")
             assert found.headers["x-request-id"] != "abc-1", "strangers do not choose"
+        routes = [{"match": "/held", "timeout": "20ms"}, {"match": "/once", "rate_limit": "1/h"}]
+        async with serving(App(), admission=LOOPBACK, routes=routes) as room:
+            client = await room.connect()
+            for path, status in (("/held", 504), ("/once", 200), ("/once", 429)):
+                found = await client.get(path, "X-Request-Id: abc-3")
+                assert (found.status, found.headers["x-request-id"]) == (status, "abc-3")
 
     run(main)
 

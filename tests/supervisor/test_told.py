@@ -51,7 +51,7 @@ LINES: list[tuple[Event, int, str]] = [
         logging.INFO,
         "configuration 4 holds (ann: more): a: 1 -> 2",
     ),
-    (ConfigurationChanged(0, 4, "d1", "ann", "", ("a", "b"), 9), logging.INFO, "holds (ann): \n  a\n  b\n  and 7 more"),
+    (ConfigurationChanged(0, 4, "d1", "ann", "", ("a", "b"), 9), logging.INFO, "holds (ann):\n  a\n  b\n  and 7 more"),
     (
         ConfigurationRefused(0, 4, "file", "saved", ("x: no",), 1),
         logging.ERROR,

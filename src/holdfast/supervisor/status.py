@@ -137,10 +137,10 @@ def describe(event: Event) -> tuple[int, str]:
                 f"generation {event.generation} is refused, the one before serves on: {event.reason}{detail}"
             )
         case ConfigurationChanged():
-            return logging.INFO, f"configuration {event.version} holds ({_by(event)}): {_listed(event.changes, event)}"
+            return logging.INFO, f"configuration {event.version} holds ({_by(event)}):{_listed(event.changes, event)}"
         case ConfigurationRefused():
             return logging.ERROR, (
-                f"a configuration is refused ({_by(event)}), {event.version} stays: {_listed(event.mistakes, event)}"
+                f"a configuration is refused ({_by(event)}), {event.version} stays:{_listed(event.mistakes, event)}"
             )
         case SupervisorUpgraded():
             return logging.INFO, f"the supervisor was upgraded to holdfast {event.version} in place"
@@ -157,7 +157,7 @@ def _by(event: ConfigurationChanged | ConfigurationRefused) -> str:
 def _listed(texts: tuple[str, ...], event: ConfigurationChanged | ConfigurationRefused) -> str:
     more = event.total - len(texts)
     shown = [*texts, *([f"and {more} more"] if more else [])]
-    return shown[0] if len(shown) == 1 else "".join(f"\n  {text}" for text in shown)
+    return f" {shown[0]}" if len(shown) == 1 else "".join(f"\n  {text}" for text in shown)
 
 
 def count(workers: int) -> str:

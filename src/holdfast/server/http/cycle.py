@@ -148,7 +148,8 @@ class Cycle(Response):
         if self.response_complete or self.disconnected or self.event_stream:
             return
         protocol = self.protocol
-        logger.info("%s %s ran out of time", self.scope["method"], self.scope["path"])
+        told = {"request_id": self.request_id}
+        logger.info("%s %s ran out of time", self.scope["method"], self.scope["path"], extra=told)
         if self.begun:
             protocol.abandon(self)
         else:
@@ -307,8 +308,9 @@ class Cycle(Response):
         state = protocol.state
         if (state.closing and protocol.last_answer) or (self.expect_continue and self.more_body):
             self.keep_alive = False
+        lines = b"%bx-request-id: %b\r\n" % (state.default_lines, self.request_id.encode())
         self.status, answer = state.entrance.answers.answer(
-            error, lines=state.default_lines, head=self.scope["method"] == "HEAD", close=not self.keep_alive
+            error, lines=lines, head=self.scope["method"] == "HEAD", close=not self.keep_alive
         )
         protocol.say()
         if self.keep_alive and not (state.draining or protocol.waiting):
