@@ -92,3 +92,13 @@ def test_what_the_configuration_asks_for_is_loaded_before_the_first_request(serv
         "holdfast.service.pipelines",
         "holdfast.telemetry.access",
     }
+
+
+def test_a_module_of_the_app_that_is_called_like_one_of_the_standard_librarys_does_no_harm(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "resource.py").write_text("raise RuntimeError('this is about REST')")
+    running = serve("loaded", "--workers", "1")
+    assert "holdfast.server.http.protocol" in modules(running)
+    assert running.reload()["ok"]
+    assert "exited" not in running.log

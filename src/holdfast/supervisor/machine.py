@@ -18,6 +18,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+if sys.platform != "win32":
+    import resource  # at once: later the app's directory comes first, and may have a module of that name
+
 __all__ = [
     "MAX_CGROUP_DEPTH",
     "NICE_STEP",
@@ -137,8 +140,6 @@ def memory() -> int:
     fields = _read(Path("/proc/self/statm")).split()
     if len(fields) > 1:
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
-    import resource  # Unix only, as is this whole room
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
