@@ -36,12 +36,10 @@ REASON: Final = re.compile(r"[A-Z][A-Z0-9_]+[A-Z0-9]")
 
 
 def rounded_up(seconds: float) -> float:
-    """``seconds`` with as many digits as somebody who waits can use: three, or milliseconds. Never early."""
-    seconds = round(seconds, 6)  # or the noise of an addition would cost a second: 2.0000000000000004
-    for least, parts in ((100.0, 1), (10.0, 10), (1.0, 100)):
-        if seconds >= least:
-            return math.ceil(round(seconds * parts, 4)) / parts
-    return math.ceil(round(seconds * 1000, 2)) / 1000
+    """``seconds`` with as many digits as somebody who waits can use: three, or milliseconds. Early by 1 us at most."""
+    parts = 1000 if seconds < 1.0 else 100 if seconds < 10.0 else 10 if seconds < 100.0 else 1
+    # Or the noise of an addition would cost a second: 2.0000000000000004.
+    return math.ceil(seconds * parts - 1e-6) / parts
 
 
 class Failure(msgspec.Struct, frozen=True):

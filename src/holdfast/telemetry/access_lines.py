@@ -154,6 +154,11 @@ def _told(request: Request, target: str) -> tuple[str, int]:
     method, _, _, status, seconds, client, request_id, route, sent, reason = request
     if not 0.0 <= seconds <= LONGEST:
         seconds = 0.0
+    if request_id and route and sent >= 0 and not reason:  # nearly all
+        return (
+            f'{client or "-"} "{method} {target}" {status} {seconds * 1000:.1f}ms bytes={sent}'
+            f" request_id={request_id} route={route}"
+        ), 7
     blanks = 4
     told = f'{client or "-"} "{method} {target}" {status} {seconds * 1000:.1f}ms'
     if sent >= 0:

@@ -312,7 +312,8 @@ class Cycle(Response):
         self.status, answer = state.entrance.answers.answer(
             error, lines=lines, head=self.scope["method"] == "HEAD", close=not self.keep_alive
         )
-        protocol.say()
+        if protocol.unsaid:
+            protocol.say()
         if self.keep_alive and not (state.draining or protocol.waiting):
             state.entrance.say_later(protocol, answer)
         else:

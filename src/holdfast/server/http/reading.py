@@ -25,7 +25,7 @@ MAX_HEADERS = 256
 head takes a hundred of memory, and each look for a header passes it. Apache, gunicorn, Kestrel, Envoy and hyper take
 100 by default, aiohttp 128, Node and nginx 1,000; Go, uvicorn, h11 and httptools count bytes only."""
 
-_NOTED = frozenset((b"expect", b"content-length", b"host"))
+_NOTED = frozenset((b"expect", b"content-length", b"host", b"transfer-encoding"))
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=-]*(?:\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
 _VERSIONS = frozenset(("1.1", "1.0"))
 _USUAL = (b"/", b"*")  # what nearly every target begins with
@@ -52,6 +52,7 @@ class ReadingProtocol(ClosingProtocol):
         self.host = ""
         self.known_host = b""  # a sound one
         self.length = 0  # of the body, as declared
+        self.unsized = False  # its length is not declared
         self.hosts = 0
         self.refusal: Refusal | None = None
 
@@ -118,6 +119,7 @@ class ReadingProtocol(ClosingProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.hosts = self.length = 0
+        self.unsized = False
         self.host = ""  # HTTP/1.0 need not send one
         self.headers = []
         if not self.answering:
@@ -140,6 +142,8 @@ class ReadingProtocol(ClosingProtocol):
                         raise Refusal(400, "The Host header is not valid.")
                     self.known_host = value
                 self.host = value.decode()
+            elif name == b"transfer-encoding":
+                self.unsized = True
             elif value.lower() == b"100-continue":
                 self.expect_100_continue = True
         self.headers.append((name, value))
@@ -181,7 +185,7 @@ class ReadingProtocol(ClosingProtocol):
 
     def has_body(self, limit: int) -> bool:
         """Whether the message that is being read has a body of more than ``limit`` bytes, or one of unknown length."""
-        return self.length > limit or any(name == b"transfer-encoding" for name, _ in self.headers)
+        return self.length > limit or self.unsized
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
