@@ -97,8 +97,8 @@ def test_a_running_service_tells_what_it_has_counted(service: Room) -> None:
     assert watch.stdout is not None
     with watch.stdout:
         assert [json.loads(watch.stdout.readline())["name"] for _ in range(2)] == ["app", "app"]
-    watch.send_signal(signal.SIGINT)
-    assert watch.wait(30) == 0
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(30) == 0
 
 
 def test_a_worker_that_does_not_answer_is_named_and_not_waited_for(service: Room) -> None:
