@@ -35,6 +35,11 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 """
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it would be ignored
+runpy.run_module("holdfast", run_name="__main__", alter_sys=True)
+"""
 FILE = """\
 [admission]
 clients = { rate = "1000/s" }
@@ -88,7 +93,7 @@ def test_a_running_service_tells_what_it_has_counted(service: Room) -> None:
     assert lines[1][:3] == ["/orders", "2", "0"]
     assert lines[1][-2:] == ["rate_limit 1", "bulkhead 0/20"]
     watch = subprocess.Popen(
-        [sys.executable, "-m", "holdfast", "routes", "--running", "--watch", "--json"],
+        [sys.executable, "-c", INTERRUPTIBLE, "routes", "--running", "--watch", "--json"],
         cwd=service.directory,
         env=service.environment(),
         stdout=subprocess.PIPE,
