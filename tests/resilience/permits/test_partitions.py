@@ -334,6 +334,20 @@ def test_nobody_comes_between_a_larger_share_and_those_who_waited_for_it(monkeyp
     assert bulkhead.in_flight == 0
 
 
+def test_a_new_partition_has_its_share_before_others_can_see_it() -> None:
+    class Watched(Bulkhead):
+        def _measure(self, partition: Partition) -> None:
+            seen.append(partition.key in self._named)
+            super()._measure(partition)
+
+    seen: list[bool] = []
+    bulkhead = Watched(10, partitions={"*": 1, "listed": 2})
+    assert seen[0] is False
+    seen.clear()
+    with bulkhead.guard(key="new"):
+        assert seen == [False]
+
+
 @pytest.mark.usefixtures("switching_often")
 def test_threads_that_meet_in_forgotten_partitions_keep_to_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permits, "KEPT", 3)  # nearly every new name makes the others be forgotten

@@ -108,7 +108,7 @@ class Permits:
             self._limit = -1  # newcomers of partitions that are made larger have to wait for their turn
         self._plan = plan
         for key in plan.shares.keys() - self._named.keys() - {EACH}:
-            self._named[key] = Partition(key)
+            self._name(key)
         self._everybody.places = plan.queue
         for partition in self._named.values():
             self._measure(partition)
@@ -294,8 +294,14 @@ class Permits:
                     if known.retire():
                         del self._named[known.key]
                 self._sweep_at = max(KEPT, 2 * len(self._named))
-            partition = self._named[key] = Partition(key)
-            self._measure(partition)
+            partition = self._name(key)
+        return partition
+
+    def _name(self, key: Hashable) -> Partition:
+        """A new partition. It is measured before others can see it: until then nothing would keep it to its share."""
+        partition = Partition(key)
+        self._measure(partition)
+        self._named[key] = partition
         return partition
 
     def _measure(self, partition: Partition) -> None:
