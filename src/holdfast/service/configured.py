@@ -15,6 +15,7 @@
 are their defaults, and the pipelines are what the code says.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
@@ -37,7 +38,7 @@ CHANGE_TIMEOUT: Final = "10s"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Configured:
+class Configured(ABC):
     """What ``Service`` inherits. Declare in one thread. ``settings`` may be read from any.
 
     ``bind`` is for that thread before the event loop runs, or for the event loop.
@@ -199,8 +200,9 @@ class Configured:
         if self._pipelines is not None or snapshot["pipelines"]:  # none so far, and none to come: nothing to remember
             self._all_pipelines().follow(snapshot)
 
+    @abstractmethod
     def _open_resources(self) -> Mapping[str, Any]:
-        raise NotImplementedError
+        """Those that the lifespan has opened, by their name."""
 
     def _sections(self) -> tuple[str, ...]:
         asked = (name for one in (*self._asked, *self._told) for name in one.sections)

@@ -1,6 +1,7 @@
 """What became of the calls that went through a pipeline: "this call was retried twice"."""
 
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -105,8 +106,9 @@ class _Probe(Extra):
         self.recording = recording
         super().__init__()
 
+    @abstractmethod
     def end(self, call: Call, token: Any, result: Any, error: BaseException | None) -> None:
-        raise NotImplementedError
+        """What is inside has ended."""
 
     def exit(self, call: Call, token: Any) -> None:
         # Only a block's: calls pass through the fragment. A hook that calls __exit__ by hand tells the verdict only.
