@@ -17,6 +17,17 @@ import psutil
 
 APPS = Path(__file__).parent / "apps"
 T = TypeVar("T")
+GATES = """
+[admission]
+clients = { rate = "1000/s" }
+concurrency = { algorithm = "vegas" }
+[[routes]]
+match = "GET /"
+bulkhead = 20
+[pipelines]
+payments = ["breaker"]
+"""
+"""Settings that need what a worker does not load by itself."""
 
 
 def wait_for(look: Callable[[], T], within: float = 15.0, what: str = "") -> T:

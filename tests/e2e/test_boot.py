@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from e2e.harness import Running, request
+from e2e.harness import GATES, Running, request
 
 Serve = Callable[..., Running]
 
@@ -69,20 +69,7 @@ def test_a_worker_loads_nothing_that_nobody_has_asked_for(serve: Serve) -> None:
 
 
 def test_what_the_configuration_asks_for_is_loaded_before_the_first_request(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "holdfast.toml").write_text(
-        """
-        [run]
-        access_log = true
-        [admission]
-        clients = { rate = "1000/s" }
-        concurrency = { algorithm = "vegas" }
-        [[routes]]
-        match = "GET /"
-        bulkhead = 20
-        [pipelines]
-        payments = ["breaker"]
-        """
-    )
+    (tmp_path / "holdfast.toml").write_text(f"[run]\naccess_log = true\n{GATES}")
     loaded = modules(serve("loaded", "--workers", "1"))
     assert loaded >= {
         "holdfast.resilience.bulkhead",

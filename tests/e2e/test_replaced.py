@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import holdfast
-from e2e.harness import Running, request, wait_for
+from e2e.harness import GATES, Running, request, wait_for
 
 Serve = Callable[..., Running]
 
@@ -17,16 +17,6 @@ upgrade: websocket
 sec-websocket-version: 13
 sec-websocket-key: MDAwMDAwMDAwMDAwMDAwMA==
 
-"""
-ROUTES = """
-[admission]
-clients = { rate = "1000/s" }
-concurrency = { algorithm = "vegas" }
-[[routes]]
-match = "GET /"
-bulkhead = 20
-[pipelines]
-payments = ["breaker"]
 """
 
 
@@ -48,7 +38,7 @@ def test_a_service_needs_its_package_no_more_once_it_has_served_for_a_while(serv
         shutil.rmtree(compiled)
     pids = running.pids()
     assert first_line(running, UPGRADE).startswith(b"HTTP/1.1 101 ")
-    (tmp_path / "holdfast.toml").write_text(ROUTES)
+    (tmp_path / "holdfast.toml").write_text(GATES)
     wait_for(lambda: running.ask("config")["version"] == 2, 30, "the change holds")
     assert request(running.address)[0] == 200
     counted = running.ask("routes")
